@@ -1,0 +1,1 @@
+"""The batch platform: Dagster assets that run CP-LLM over content libraries with Ray."""

@@ -1,0 +1,214 @@
+"""Ray actors of one kind under supervision: one call at a time each, a deadline a call, the dead replaced.
+
+In: a class, and calls of its methods with whatever the caller wants to know them by (a job). Out: an outcome
+a call. Ray itself restarts and repeats nothing. The class has a method `prepare` for what is slow or may fail
+in its start; an exception from there is final, a death there is tried again. Knows nothing of videos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from cpllm_model.errors import ConfigurationError, CPLLMError
+
+log = logging.getLogger(__name__)
+
+#: Deaths while starting, and losses without one answer in between, after which starting again is in vain.
+START_ATTEMPTS = 3
+LOSSES_IN_A_ROW = 30
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A call returned."""
+
+    job: Any
+    value: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call raised; the actor lives."""
+
+    job: Any
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A call's actor died, or was killed past its deadline; or Ray lost what the call was given."""
+
+    job: Any
+    cause: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """No actor of this kind can work; there is no use in going on."""
+
+    error: Exception
+
+
+Outcome = Answered | Failed | Lost | Broken
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One place of the pool: its actor, and the call it is busy with (`prepare` until it is ready)."""
+
+    actor: Any
+    call: ray.ObjectRef | None
+    deadline: float
+    job: Any = None
+    ready: bool = False
+
+
+class ActorPool:
+    """A fixed number of actors, all started at once; a context manager, at whose end they are killed.
+
+    Args:
+        worker: the class; its module is importable on the cluster, or it pickles by value.
+        arguments: of its constructor.
+        size: how many.
+        start_deadline_s: how long the first of them may take to be ready, waiting for the cluster included.
+        resources: what each reserves, as Ray's options: num_cpus, num_gpus.
+    """
+
+    def __init__(
+        self,
+        worker: type,
+        arguments: tuple[Any, ...],
+        *,
+        size: int,
+        start_deadline_s: float,
+        resources: dict[str, float],
+    ) -> None:
+        self._kind = worker.__name__
+        self._resources = resources
+        actor_class: Any = ray.remote(worker)
+        options = actor_class.options(max_restarts=0, max_task_retries=0, **resources)
+        self._launch = lambda: options.remote(*arguments)
+        self._start_deadline_s = start_deadline_s
+        self._failed_starts = 0
+        self._losses_in_a_row = 0
+        self.workers = [self._start() for _ in range(size)]
+
+    def __enter__(self) -> ActorPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            with contextlib.suppress(Exception):  # Ray itself may be gone, and the others still have to die
+                ray.kill(worker.actor)
+
+    @property
+    def idle(self) -> bool:
+        """Whether an actor waits for a call."""
+        return any(worker.ready and worker.call is None for worker in self.workers)
+
+    @property
+    def busy(self) -> int:
+        """Number of calls in flight."""
+        return sum(worker.ready and worker.call is not None for worker in self.workers)
+
+    def submit(self, job: Any, deadline_s: float, call: Callable[[Any], ray.ObjectRef]) -> None:
+        """Make an idle actor's next call.
+
+        Args:
+            job: what the outcome will name.
+            deadline_s: after which the actor is killed.
+            call: makes the call on the actor it is given.
+        """
+        worker = next(worker for worker in self.workers if worker.ready and worker.call is None)
+        worker.job, worker.call = job, call(worker.actor)
+        worker.deadline = time.monotonic() + deadline_s
+
+    def collect(self) -> list[Outcome]:
+        """Take in what has happened since the last time; never waits."""
+        calls = {worker.call: worker for worker in self.workers if worker.call is not None}
+        if not calls:
+            return []
+        ended, running = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        outcomes = [self._end(calls[call]) for call in ended]
+        now = time.monotonic()
+        outcomes += [self._expire(calls[call]) for call in running if calls[call].deadline < now]
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _start(self) -> _Worker:
+        actor = self._launch()
+        return _Worker(actor, actor.prepare.remote(), time.monotonic() + self._start_deadline_s)
+
+    def _end(self, worker: _Worker) -> Outcome | None:
+        job, call = worker.job, worker.call
+        assert call is not None
+        try:
+            value = ray.get(call)
+        except RayTaskError as error:
+            cause = error.cause
+            if not isinstance(cause, CPLLMError):
+                log.warning("a %s raised %s", self._kind, re.sub(r"\x1b\[\d*m", "", str(error)))
+            worker.call = worker.job = None
+            if not worker.ready:
+                return Broken(cause)
+            return Lost(job, _first_line(cause)) if isinstance(cause, RayError) else Failed(job, cause)
+        except RayError as error:
+            return self._replace(worker, _first_line(error))
+        worker.call = worker.job = None
+        if not worker.ready:
+            worker.ready, self._failed_starts = True, 0
+            return None
+        self._losses_in_a_row = 0
+        return Answered(job, value)
+
+    def _expire(self, worker: _Worker) -> Outcome | None:
+        if worker.ready:
+            return self._replace(worker, "it passed its deadline")
+        total, free = ray.cluster_resources(), ray.available_resources()
+        message = (
+            f"no further {self._kind} is ready after {self._start_deadline_s:g} s: one asks for "
+            f"{self._resources}, and {free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs and "
+            f"{free.get('GPU', 0):g} of {total.get('GPU', 0):g} GPUs are free"
+        )
+        if not any(other.ready for other in self.workers):
+            return Broken(ConfigurationError(message))
+        log.warning("%s; the others go on without it", message)
+        worker.deadline = math.inf
+        return None
+
+    def _replace(self, worker: _Worker, cause: str) -> Outcome | None:
+        """Kill what may be left of an actor and start another in its place."""
+        when = "at work" if worker.ready else "while starting"
+        log.warning("a %s was lost %s: %s", self._kind, when, cause)
+        ray.kill(worker.actor)
+        if worker.ready:
+            self._losses_in_a_row += 1
+        else:
+            self._failed_starts += 1
+        if self._failed_starts >= START_ATTEMPTS or self._losses_in_a_row >= LOSSES_IN_A_ROW:
+            message = f"every {self._kind} is lost {when}; the last one: {cause}"
+            return Broken(ConfigurationError(message))
+        outcome = Lost(worker.job, cause) if worker.ready else None
+        self.workers[self.workers.index(worker)] = self._start()
+        return outcome
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def wait_for(*pools: ActorPool) -> None:
+    """Wait until a call of some pool ends or passes its deadline."""
+    busy = [worker for pool in pools for worker in pool.workers if worker.call is not None]
+    remaining_s = min(worker.deadline for worker in busy) - time.monotonic()
+    timeout = None if math.isinf(remaining_s) else max(0.0, remaining_s)
+    ray.wait([worker.call for worker in busy], num_returns=1, timeout=timeout)

@@ -1,0 +1,158 @@
+"""The asset video_catalog: one row for each video that a library's listing names, probed or failed with a reason.
+
+In: the listing of the library and its catalogue so far. Out: the table `catalog`. Unchanged videos (same URI and ETag)
+keep their row; the rest is probed, several at a time, each in a process that can be killed. Knows nothing of the model.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+from pydantic import Field
+
+from cpllm_dagster.assets.incremental import TRANSIENT_TYPES
+from cpllm_dagster.assets.publication import publish, published_or_empty, table_metadata
+from cpllm_dagster.objects import VideoObject, VideoStore, library_name
+from cpllm_dagster.partitions import LIBRARIES
+from cpllm_dagster.report import failures_by_type
+from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
+from cpllm_dagster.schemas import SCHEMAS
+from cpllm_dagster.tables import video_id
+from cpllm_model.errors import VideoError
+from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.samples import DecodeLimits, VideoInfo
+
+#: What the parts of a catalogue that a broken run has probed lie under, beside the names of models.
+PROBED = "probed"
+
+
+class CatalogConfig(dg.Config):
+    """How a library is probed."""
+
+    probe_processes: int = Field(default=2, ge=1, description="Videos probed at the same time.")
+    part_videos: int = Field(default=1000, ge=1, description="Videos after which probed rows are kept as a part.")
+
+
+@dg.asset(partitions_def=LIBRARIES, group_name="library", kinds={"parquet"}, metadata=table_metadata("catalog"))
+def video_catalog(
+    context: dg.AssetExecutionContext,
+    config: CatalogConfig,
+    catalog: Catalog,
+    lake: TableLake,
+    limits: VideoLimits,
+) -> dg.MaterializeResult:
+    """Every video of the library: address, version and format, or why it cannot be read."""
+    library = library_name(context.partition_key)
+    store, tables = catalog.open(), lake.open()
+    parts, _ = tables.read_parts(library, PROBED)
+    known = pa.concat_tables([published_or_empty(tables, "catalog", library), parts["catalog"]])
+    listing = store.objects(library)
+    kept, new = split_listing(listing, known)
+    context.log.info(f"{library!r}: {len(new)} videos to probe, {len(kept)} unchanged, {listing.skipped} other objects")
+    probed = []
+    for rows in probe_videos(new, store, limits.decode_limits(), config):
+        tables.append_part(library, PROBED, {"catalog": rows})
+        probed += rows
+        context.log.info(f"{library!r}: {len(probed)} of {len(new)} videos probed")
+    rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])])
+    result = publish(
+        tables,
+        "catalog",
+        library,
+        rows,
+        made=len(probed),
+        run_id=context.run.run_id,
+        model_id="",
+        metadata={"skipped_objects": listing.skipped, **failure_metadata(rows)},
+    )
+    tables.clear_parts(library, PROBED)
+    return result
+
+
+def split_listing(listing: Iterator[VideoObject], known: pa.Table) -> tuple[pa.Table, list[VideoObject]]:
+    """Part a listing into rows that still hold and videos to probe.
+
+    Args:
+        listing: the videos there are.
+        known: rows of the catalog table; of two for one video version the later one counts.
+
+    Returns:
+        The rows of unchanged videos, and the videos that are new, changed, or failed for a reason that may pass.
+    """
+    columns = (known[name].to_pylist() for name in ("uri", "etag", "error_type"))
+    row_of = {
+        (uri, etag): row
+        for row, (uri, etag, error_type) in enumerate(zip(*columns, strict=True))
+        if error_type not in TRANSIENT_TYPES
+    }
+    kept, new = [], []
+    for found in listing:
+        row = row_of.get((found.uri, found.etag))
+        if row is None:
+            new.append(found)
+        else:
+            kept.append(row)
+    return known.take(pa.array(kept, pa.int64())), new
+
+
+def probe_videos(
+    videos: list[VideoObject], store: VideoStore, limits: DecodeLimits, config: CatalogConfig
+) -> Iterator[list[dict[str, Any]]]:
+    """Probe videos, several at a time, and yield their catalogue rows a part at a time."""
+    with ExitStack() as stack:
+        idle: SimpleQueue[DecodeSandbox] = SimpleQueue()
+        for _ in range(min(config.probe_processes, len(videos))):
+            idle.put(stack.enter_context(DecodeSandbox(limits)))
+        threads = ThreadPoolExecutor(config.probe_processes)
+        stack.callback(threads.shutdown, cancel_futures=True)
+
+        def probe(video: VideoObject) -> dict[str, Any]:
+            sandbox = idle.get()
+            try:
+                with store.open(video.uri, video.etag, video.size_bytes, limits) as file:
+                    return catalog_row(video, sandbox.probe(file, video.uri))
+            except VideoError as error:
+                return catalog_row(video, error)
+            finally:
+                idle.put(sandbox)
+
+        remaining = iter(videos)
+        while part := list(itertools.islice(remaining, config.part_videos)):
+            yield list(threads.map(probe, part))
+
+
+def catalog_row(video: VideoObject, found: VideoInfo | VideoError) -> dict[str, Any]:
+    """Give a video's row of the catalog table.
+
+    Args:
+        video: as listed.
+        found: what probing found, or why it failed.
+    """
+    row = {
+        "video_id": video_id(video.uri),
+        "uri": video.uri,
+        "etag": video.etag,
+        "size_bytes": video.size_bytes,
+        "last_modified": video.last_modified,
+    }
+    if isinstance(found, VideoError):
+        return row | {"status": "failed", "error_type": found.error_type, "error_message": found.cause}
+    format_ = {name: value for name, value in dataclasses.asdict(found).items() if name in SCHEMAS["catalog"].names}
+    return row | format_ | {"status": "ok"}
+
+
+def failure_metadata(rows: pa.Table) -> dict[str, Any]:
+    """Give the number of failed rows, and their types as a table for the UI."""
+    failures = failures_by_type(rows)
+    records = [dg.TableRecord({"error_type": name, "videos": count}) for name, count in failures]
+    schema = dg.TableSchema([dg.TableColumn("error_type", "string"), dg.TableColumn("videos", "int")])
+    return {
+        "failed": sum(count for _, count in failures),
+        "failures_by_type": dg.MetadataValue.table(records, schema),
+    }

@@ -1,0 +1,103 @@
+"""How an asset publishes its table: only when a row has changed, and with what the UI shows of every table.
+
+In: a library's rows as they should be and as they were published before. Out: the published file and the asset's
+materialization. A table whose rows are the same is left untouched and keeps its data version.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from cpllm_dagster.schemas import KEYS, SCHEMAS, validate
+from cpllm_dagster.tables import Lake
+from cpllm_model.errors import LakeError
+
+
+def table_metadata(table_name: str) -> dict[str, Any]:
+    """Give what the UI shows of an asset that is a table of the lake: its name there and its columns."""
+    columns = [
+        dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+        for field in SCHEMAS[table_name]
+    ]
+    return {"table": table_name, "dagster/column_schema": dg.TableSchema(columns)}
+
+
+def published(lake: Lake, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a table that must have been published.
+
+    Raises:
+        LakeError: the library has no such table yet.
+    """
+    table = lake.read(table_name, library, columns)
+    if table is None:
+        raise LakeError(f"library {library!r} has no table {table_name!r} yet: materialize the asset before this one")
+    return table
+
+
+def published_or_empty(lake: Lake, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a table; one that was never published has no rows."""
+    table = lake.read(table_name, library, columns)
+    empty = SCHEMAS[table_name].empty_table()
+    return table if table is not None else empty.select(columns or empty.column_names)
+
+
+def publish(
+    lake: Lake,
+    table_name: str,
+    library: str,
+    rows: pa.Table | None,
+    *,
+    made: int,
+    run_id: str,
+    model_id: str,
+    metadata: dict[str, Any] | None = None,
+    asset_key: str | None = None,
+) -> dg.MaterializeResult:
+    """Publish a library's table unless it is published already, and tell what changed.
+
+    Args:
+        lake: where to.
+        table_name, library: which.
+        rows: all rows the table should have; None leaves it as it was published.
+        made: how many of them this run computed.
+        run_id, model_id: who computes.
+        metadata: what more the UI shows.
+        asset_key: the asset, where the function that yields the result makes several.
+
+    Raises:
+        LakeError: the rows break the schema, or the lake cannot be written.
+    """
+    removed = 0
+    before = lake.metadata(table_name, library)
+    if rows is None and before is None:
+        rows = SCHEMAS[table_name].empty_table()
+    if rows is not None:
+        valid = validate(table_name, rows)
+        old = published_or_empty(lake, table_name, library)
+        if before is None or not valid.equals(old):
+            lake.write(table_name, library, valid, run_id=run_id, model_id=model_id)
+            removed = len(_keys(table_name, old) - _keys(table_name, valid))
+    file = lake.metadata(table_name, library)
+    assert file is not None
+    row_count = file["row_count"]
+    return dg.MaterializeResult(
+        asset_key=asset_key,
+        # The run that wrote the file: assets after this one are out of date only when it was written anew.
+        data_version=dg.DataVersion(file["run_id"]),
+        metadata={
+            "library": library,
+            "dagster/partition_row_count": row_count,
+            "new": made,
+            "kept": row_count - made,
+            "removed": removed,
+            "published_by_run": file["run_id"],
+            **(metadata or {}),
+        },
+    )
+
+
+def _keys(table_name: str, table: pa.Table) -> set[tuple[str, ...]]:
+    return set(zip(*(table[name].to_pylist() for name in KEYS[table_name]), strict=True))

@@ -1,0 +1,205 @@
+"""The assets of one pass of the model: quality_scores, quality_descriptions and visual_features.
+
+In: the catalogue and what earlier runs left. Out: the tables `scores`, `descriptions` and `features`. Only videos that
+are new, changed or unanswered by this model are decoded; every few results a part is kept, so that the next run goes on
+from a broken one. What still holds is decided in incremental.py, how work is spread over processes in batch.py.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from cpllm_dagster.assets.batch_config import BatchConfig
+from cpllm_dagster.assets.catalog import failure_metadata, video_catalog
+from cpllm_dagster.assets.incremental import Version, plan_quality, rows_of, version_of
+from cpllm_dagster.assets.parts import PartKeeper, Rows
+from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
+from cpllm_dagster.batch import VideoItem, VideoResult, score_videos
+from cpllm_dagster.objects import library_name
+from cpllm_dagster.partitions import LIBRARIES
+from cpllm_dagster.report import score_histogram, worst_and_best
+from cpllm_dagster.resources import BatchRay, Catalog, QualityModel, TableLake, VideoLimits
+from cpllm_dagster.schemas import SCHEMAS
+from cpllm_model.errors import VideoError
+
+#: Table -> asset, in the order of publication: a scored row is never there without its companions.
+ASSETS = {"features": "visual_features", "descriptions": "quality_descriptions", "scores": "quality_scores"}
+#: Assets that hold a model share this pool; the Dagster instance sets its limit.
+MODEL_POOL = "model"
+
+
+class QualityConfig(BatchConfig):
+    """How a library is scored."""
+
+    part_videos: int = Field(default=50, ge=1, description="Results after which a part is kept.")
+    part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is kept.")
+
+
+def _spec(table_name: str, description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        ASSETS[table_name],
+        deps=[video_catalog],
+        description=description,
+        group_name="library",
+        kinds={"parquet", "ray"},
+        metadata=table_metadata(table_name),
+    )
+
+
+@dg.multi_asset(
+    specs=[
+        _spec("features", "The visual tokens of each scored video; comparisons reuse them."),
+        _spec("descriptions", "What each scored video looks like, in words and in distortions."),
+        _spec("scores", "A score from 1 (bad) to 5 (excellent) for each video, or why it has none."),
+    ],
+    partitions_def=LIBRARIES,
+    pool=MODEL_POOL,
+)
+def quality(
+    context: dg.AssetExecutionContext,
+    config: QualityConfig,
+    catalog: Catalog,
+    lake: TableLake,
+    limits: VideoLimits,
+    model: QualityModel,
+    ray: BatchRay,
+) -> Iterator[dg.MaterializeResult]:
+    """Score and describe every video of a library that has no answer of this model yet."""
+    library, model_id, tables = library_name(context.partition_key), model.model_id, lake.open()
+    now = {
+        "scores": published_or_empty(tables, "scores", library),
+        "descriptions": published_or_empty(tables, "descriptions", library),
+        # The tokens are by far the largest column, and are read only when the table is written anew.
+        "features": published_or_empty(tables, "features", library, ["video_id", "etag", "model_id"]),
+    }
+    parts, _ = tables.read_parts(library, model_id)
+    plan = plan_quality(published(tables, "catalog", library), now, parts, model_id)
+    context.log.info(f"{library!r}: {len(plan.todo)} videos to score, {len(plan.kept)} answered by {model_id}")
+
+    started = time.monotonic()
+    new: Rows = {name: [] for name in ASSETS}
+    if plan.todo:
+        ray.require(context)
+        settings = config.batch_settings()
+        results = score_videos(
+            plan.todo, store=catalog.open(), model=model.name, settings=settings, limits=limits.decode_limits()
+        )
+        with (
+            PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s) as keeper,
+            closing(results),
+        ):
+            for count, result in enumerate(results, start=1):
+                if keeper.add(result_rows(result, model_id, context.run.run_id)):
+                    context.log.info(f"{library!r}: {count} of {len(plan.todo)} videos done")
+        new |= keeper.rows
+    elapsed_s = time.monotonic() - started
+    new["scores"] += [failure_row(item, error, model_id, context.run.run_id) for item, error in plan.refused]
+    repeated = repeated_failures(new["scores"], now["scores"], model_id)
+    new["scores"] = [row for row in new["scores"] if version_of(row) not in repeated]
+
+    for name, asset in ASSETS.items():
+        if not plan.complete:
+            before = published_or_empty(tables, name, library) if name == "features" else now[name]
+            kept = rows_of(before, plan.kept | repeated, model_id)
+            now[name] = pa.concat_tables([kept, plan.recovered[name], pa.Table.from_pylist(new[name], SCHEMAS[name])])
+        yield publish(
+            tables,
+            name,
+            library,
+            None if plan.complete else now[name],
+            made=len(new[name]),
+            run_id=context.run.run_id,
+            model_id=model_id,
+            metadata=score_metadata(now, new["scores"], elapsed_s) if name == "scores" else None,
+            asset_key=asset,
+        )
+    tables.clear_parts(library, model_id)
+
+
+def result_rows(result: VideoResult, model_id: str, run_id: str) -> Rows:
+    """Give a finished video's rows of each table.
+
+    Args:
+        result: answers, or the error in their place.
+        model_id, run_id: whose answers.
+    """
+    timings = {"decode_s": result.decode_s, "inference_s": result.inference_s, "sampling_plan": result.sampling_plan}
+    if result.error is not None:
+        return {"scores": [failure_row(result.item, result.error, model_id, run_id) | timings]}
+    assert result.rating is not None and result.description is not None and result.tokens is not None
+    key = {"video_id": result.item.video_id, "etag": result.item.etag, "model_id": model_id}
+    tokens_NLD = result.tokens.tokens_NLD
+    score = key | asdict(result.rating) | timings | {"uri": result.item.uri, "status": "ok"}
+    return {
+        "scores": [score | {"scored_at": datetime.now(UTC), "run_id": run_id}],
+        "descriptions": [
+            key
+            | {
+                "description": result.description.text,
+                "distortions": [asdict(distortion) for distortion in result.description.distortions],
+            }
+        ],
+        "features": [
+            key
+            | {
+                "segment_start_s": result.tokens.segment_start_s.tolist(),
+                "tokens": np.ascontiguousarray(tokens_NLD, np.float16).tobytes(),
+                "tokens_shape": list(tokens_NLD.shape),
+            }
+        ],
+    }
+
+
+def failure_row(item: VideoItem, error: VideoError, model_id: str, run_id: str) -> dict[str, Any]:
+    """Give the row of the scores table of a video that has no score."""
+    return {
+        "video_id": item.video_id,
+        "uri": item.uri,
+        "etag": item.etag,
+        "model_id": model_id,
+        "status": "failed",
+        "error_type": error.error_type,
+        "error_message": error.cause,
+        "scored_at": datetime.now(UTC),
+        "run_id": run_id,
+    }
+
+
+def repeated_failures(rows: list[dict[str, Any]], before: pa.Table, model_id: str) -> set[Version]:
+    """Give the versions that failed as they had failed before: their older row stays."""
+    old = {
+        (*version_of(row), row["error_type"])
+        for row in before.select(["video_id", "etag", "model_id", "error_type"]).to_pylist()
+        if row["model_id"] == model_id
+    }
+    return {
+        version_of(row) for row in rows if row["status"] == "failed" and (*version_of(row), row["error_type"]) in old
+    }
+
+
+def score_metadata(tables: dict[str, pa.Table], new: list[dict[str, Any]], elapsed_s: float) -> dict[str, Any]:
+    """Give what the UI shows of a library's scores.
+
+    Args:
+        tables: scores and descriptions as they are now.
+        new: rows that this run made.
+        elapsed_s: how long that took, Ray's and the model's start included.
+    """
+    timed = {name: sum(row.get(name) or 0.0 for row in new) for name in ("decode_s", "inference_s")}
+    scores = tables["scores"]
+    values = scores["score"].drop_null().to_numpy()
+    return {
+        **failure_metadata(scores),
+        "videos_per_s": len(new) / elapsed_s if new else 0.0,
+        **timed,
+        "score_histogram": dg.MetadataValue.md(score_histogram(values)),
+        "worst_and_best": dg.MetadataValue.md(worst_and_best(scores, tables["descriptions"])),
+    }

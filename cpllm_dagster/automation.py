@@ -1,0 +1,75 @@
+"""When libraries are scored: every night, when a library appears, and all at once when somebody asks.
+
+In: the registered libraries and a listing of the catalogue's first level. Out: one run request a library, which
+the run queue starts when its limits allow. Knows nothing of what a run does.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from cpllm_dagster.partitions import LIBRARIES
+from cpllm_dagster.resources import Catalog
+
+assert LIBRARIES.name is not None
+PARTITION_SET = LIBRARIES.name
+
+score_library = dg.define_asset_job(
+    "score_library",
+    selection=dg.AssetSelection.all(),
+    description="Everything for one library: catalogue, scores, descriptions, comparisons, ranking.",
+)
+
+
+def _run_requests(instance: dg.DagsterInstance, request: str) -> list[dg.RunRequest]:
+    """One run request for each registered library; `request` makes their keys unique."""
+    return [
+        dg.RunRequest(run_key=f"{request}/{library}", partition_key=library)
+        for library in instance.get_dynamic_partitions(PARTITION_SET)
+    ]
+
+
+@dg.schedule(job=score_library, cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    """Every library at 02:00, a run each; only new and changed videos cost work."""
+    requests = _run_requests(context.instance, f"{context.scheduled_execution_time:%Y-%m-%d}")
+    return requests or dg.SkipReason("no library is registered yet")
+
+
+@dg.sensor(job=score_library, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.RUNNING)
+def new_libraries(context: dg.SensorEvaluationContext, catalog: Catalog) -> dg.SensorResult | dg.SkipReason:
+    """Register libraries that have appeared in the catalogue and request their first run."""
+    known = set(context.instance.get_dynamic_partitions(PARTITION_SET))
+    new = [library for library in catalog.open().libraries() if library not in known]
+    if not new:
+        return dg.SkipReason(f"no new library beside the {len(known)} registered")
+    # No run key: a library that was taken away and comes back gets a first run again.
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(partition_key=library) for library in new],
+        dynamic_partitions_requests=[LIBRARIES.build_add_request(new)],
+    )
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+def register_libraries(context: dg.OpExecutionContext, catalog: Catalog) -> None:
+    """Register every library of the catalogue as a partition."""
+    libraries = catalog.open().libraries()
+    context.instance.add_dynamic_partitions(PARTITION_SET, libraries)
+    context.log.info(f"{len(libraries)} libraries: a run of score_library is requested for each.")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def score_all_libraries() -> None:
+    """Everything for every library: registers them; the sensor all_libraries_requested then requests a run each."""
+    register_libraries()
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[score_all_libraries],
+    request_job=score_library,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def all_libraries_requested(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest]:
+    """Request a run for each library when score_all_libraries has ended."""
+    yield from _run_requests(context.instance, context.dagster_run.run_id)

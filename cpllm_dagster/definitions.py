@@ -1,0 +1,137 @@
+"""Where the platform is put together, and the only place that reads its environment.
+
+In: CPLLM_CATALOG_URI, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_S3_ENDPOINT_URL, CPLLM_RAY_ADDRESS (AWS credentials come by
+boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when definitions load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from cpllm_dagster.assets.catalog import video_catalog
+from cpllm_dagster.assets.quality import quality
+from cpllm_dagster.assets.rankings import pairwise_comparisons, quality_rankings
+from cpllm_dagster.automation import (
+    all_libraries_requested,
+    new_libraries,
+    nightly,
+    score_all_libraries,
+    score_library,
+)
+from cpllm_dagster.checks import CHECKS
+from cpllm_dagster.objects import VideoStore
+from cpllm_dagster.resources import BatchRay, Catalog, QualityModel, TableLake, VideoLimits
+from cpllm_model import checkpoint
+from cpllm_model.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where videos, tables, model and Ray are."""
+
+    catalog_uri: str
+    lake_uri: str
+    model: str
+    s3_endpoint_url: str | None
+    ray_address: str
+
+
+def lake_uri(given: str | None = None) -> str:
+    """Return the lake's address: the one given, else that of the environment.
+
+    Raises:
+        ConfigurationError: there is neither.
+    """
+    return given or _required("CPLLM_LAKE_URI", "the place of the tables: s3://bucket/prefix or a folder")
+
+
+def s3_endpoint_url() -> str | None:
+    """Return the address of the S3-compatible server, or None for AWS.
+
+    Raises:
+        ConfigurationError: it is not an http address.
+    """
+    url = _optional("CPLLM_S3_ENDPOINT_URL")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"CPLLM_S3_ENDPOINT_URL is {url!r}; give http://… or https://…")
+    return url
+
+
+def dagster_instance() -> dg.DagsterInstance:
+    """Return the instance that DAGSTER_HOME names, or one that is forgotten when the process ends."""
+    return dg.DagsterInstance.get() if _optional("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
+
+
+def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, model: str | None = None) -> Settings:
+    """Read the environment; what is given goes before it.
+
+    Raises:
+        ConfigurationError: a value is missing or wrong.
+        CheckpointError: the model is not there.
+    """
+    settings = Settings(
+        catalog_uri=catalog_uri
+        or _required("CPLLM_CATALOG_URI", "the videos: s3://bucket/prefix or a folder of libraries"),
+        lake_uri=lake_uri(lake),
+        model=model or _optional("CPLLM_MODEL") or "tiny",
+        s3_endpoint_url=s3_endpoint_url(),
+        ray_address=_optional("CPLLM_RAY_ADDRESS") or "local",
+    )
+    checkpoint.resolve(settings.model)
+    return settings
+
+
+def video_store(settings: Settings) -> VideoStore:
+    """Open the storage of the videos."""
+    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url)
+
+
+def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Definitions:
+    """Put assets, checks, automation and resources together.
+
+    Args:
+        settings: where everything is.
+        keep_ray: leave Ray running at a run's end, for further runs in the same process.
+
+    Raises:
+        ConfigurationError, LakeError: an address has the wrong form.
+    """
+    catalog = Catalog(uri=settings.catalog_uri, s3_endpoint_url=settings.s3_endpoint_url)
+    lake = TableLake(uri=settings.lake_uri, s3_endpoint_url=settings.s3_endpoint_url)
+    catalog.open()
+    lake.open()  # a wrong address ends here, not in a run at night
+    return dg.Definitions(
+        assets=[video_catalog, quality, pairwise_comparisons, quality_rankings],
+        asset_checks=CHECKS,
+        jobs=[score_library, score_all_libraries],
+        schedules=[nightly],
+        sensors=[new_libraries, all_libraries_requested],
+        resources={
+            "catalog": catalog,
+            "lake": lake,
+            "limits": VideoLimits(),
+            "model": QualityModel(name=settings.model),
+            "ray": BatchRay(address=settings.ray_address, keep=keep_ray),
+        },
+        # One process a run, so one start of Ray; Ray's actors are what runs in parallel.
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return build_definitions(read_settings())
+
+
+def _required(name: str, meaning: str) -> str:
+    value = _optional(name)
+    if value is None:
+        raise ConfigurationError(f"{name} is not set: {meaning}")
+    return value
+
+
+def _optional(name: str) -> str | None:
+    value = dg.EnvVar(name).get_value()
+    return value.strip() or None if value else None

@@ -1,0 +1,137 @@
+"""What the assets are given: where the videos lie, where the tables lie, which model, and a Ray to work on.
+
+In: plain settings (addresses and names). Out: VideoStore, Lake, model identity, a connected Ray.
+Nothing is opened when definitions load: torch is never imported here, ray on the first connection alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import dagster as dg
+from dagster_ray import LocalRay
+from pydantic import Field
+
+from cpllm_dagster.objects import VideoStore
+from cpllm_dagster.tables import Lake
+from cpllm_model import checkpoint
+from cpllm_model.errors import ConfigurationError
+from cpllm_model.samples import DecodeLimits
+
+
+class Catalog(dg.ConfigurableResource):
+    """The storage whose first level are the content libraries."""
+
+    uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+
+    def open(self) -> VideoStore:
+        """Open the storage.
+
+        Raises:
+            ConfigurationError: the address is none that can be read.
+        """
+        return VideoStore(self.uri, self.s3_endpoint_url)
+
+
+class TableLake(dg.ConfigurableResource):
+    """The place of the published tables."""
+
+    uri: str = Field(description="s3://bucket/prefix, or a folder; the tables are published below it.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+
+    def open(self) -> Lake:
+        """Open the tables.
+
+        Raises:
+            LakeError: the address is none that can be written.
+        """
+        return Lake(self.uri, self.s3_endpoint_url)
+
+
+class VideoLimits(dg.ConfigurableResource):
+    """What one video may cost; one that asks for more fails with a reason. Probing and decoding share it."""
+
+    deadline_s: float = Field(default=30.0, gt=0, description="Longest time for one video, reading included.")
+    max_file_bytes: int = Field(default=1 << 38, gt=0, description="Largest file.")
+    max_duration_s: float = Field(default=86_400.0, gt=0, description="Longest video.")
+    max_frame_px: int = Field(default=8192 * 4320, gt=0, description="Most pixels of a frame.")
+
+    def decode_limits(self) -> DecodeLimits:
+        """Give the limits as the decoder takes them."""
+        return DecodeLimits(
+            wall_s=self.deadline_s,
+            max_file_bytes=self.max_file_bytes,
+            max_duration_s=self.max_duration_s,
+            max_frame_px=self.max_frame_px,
+        )
+
+
+class QualityModel(dg.ConfigurableResource):
+    """The checkpoint that scores, describes and compares."""
+
+    name: str = Field(default="tiny", description="A bundled checkpoint's name, or a checkpoint's folder.")
+
+    @property
+    def model_id(self) -> str:
+        """Name and digest of weights, configuration and sampling: rows of another id are out of date."""
+        return checkpoint.model_id(self.name)
+
+
+class BatchRay(LocalRay):
+    """dagster-ray's local Ray, started when work first asks for it, so that a run with nothing to do starts none.
+
+    LocalRay itself leaves the address to Ray, which then joins any cluster that RAY_ADDRESS or an earlier session's
+    pointer in /tmp names. Here the address is stated: "local" for a private Ray, or a cluster's.
+    """
+
+    address: str = Field(default="local", description='"local", or the address of a running cluster.')
+    keep: bool = Field(default=False, description="Whether Ray outlives the run for the next one in this process.")
+
+    @property
+    def ray_address(self) -> str:  # type: ignore[override]
+        return self.address
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Give the resource unconnected, and disconnect at the run's end."""
+        try:
+            yield self
+        finally:
+            if self.connected and not self.keep:
+                self.context.disconnect()
+                self._context = None
+
+    def require(self, context: dg.AssetExecutionContext) -> None:
+        """Connect to Ray unless this process is connected already.
+
+        Raises:
+            ConfigurationError: there is no Ray at the address, or none starts.
+        """
+        import ray
+
+        if not ray.is_initialized():
+            self._connect(context)
+
+    def connect(self, context: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Start or join Ray without what dagster-ray adds for Ray Data, which costs seconds and is not used."""
+        import ray
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves the machine
+        # A private Ray asks for its token by default, and warns of it each time.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        local = {"include_dashboard": False} if self.address == "local" else {}
+        try:
+            self._context = ray.init(
+                self.address, log_to_driver=False, logging_level=logging.WARNING, **local, **self.ray_init_options
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigurationError(f"no Ray at {self.address!r}: {str(error).partition(chr(10))[0]}") from error
+        return self._context
+
+    def on_connect(self, context: Any) -> None:
+        context.log.info(f"Connected to Ray at {self.address!r}.")

@@ -1,0 +1,1 @@
+"""CP-LLM: a context- and pixel-aware language model for no-reference video quality assessment."""

@@ -1,0 +1,296 @@
+"""The model's commands: cpllm score | compare | rank | init | corpus | train.
+
+Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
+Exit status: 0 all answered, 1 a video failed, 2 wrong use. Torch is imported only when a model is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cpllm_model.errors import CPLLMError, VideoError
+from cpllm_model.samples import VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from cpllm_model.predictor import Description, QualityPredictor, Rating, VisualTokens
+
+app = typer.Typer(
+    help="How good do videos look, why, and which are worst.",
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+)  # fmt: skip
+
+Paths = Annotated[list[Path], typer.Argument(help="Video files, or folders that are searched for them.")]
+Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One video's answers, or the reason there are none."""
+
+    path: str
+    tokens: VisualTokens | None = None
+    rating: Rating | None = None
+    description: Description | None = None
+    error: VideoError | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Give the JSON object of a video."""
+        rating, description, error = self.rating, self.description, self.error
+        return {
+            "path": self.path,
+            "status": "failed" if error else "ok",
+            "score": rating and rating.score,
+            "score_std": rating and rating.score_std,
+            "level": rating and rating.level,
+            "description": description and description.text,
+            "distortions": [asdict(one) for one in description.distortions] if description else None,
+            "segment_start_s": rating and rating.segment_start_s,
+            "segment_score": rating and rating.segment_score,
+            "error_type": error and error.error_type,
+            "error_message": error and error.cause,
+        }
+
+
+@app.command()
+def score(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
+    """Score videos from 1 (bad) to 5 (excellent) and say in words how they look."""
+    with _told_in_a_sentence():
+        found = _answer(_find(paths), model, describe=True)
+    if as_json:
+        for one in found:
+            print(json.dumps(one.record()))
+    else:
+        _print_scores(found)
+    _exit_with(found)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A video.")],
+    b: Annotated[Path, typer.Argument(help="Another video.")],
+    model: Model = "tiny",
+    as_json: Json = False,
+) -> None:
+    """Say which of two videos looks better, and how surely."""
+    with _told_in_a_sentence():
+        predictor = _predictor(model)
+        try:
+            found = predictor.compare(_existing(a), _existing(b))
+        except VideoError as error:
+            if as_json:
+                print(json.dumps({"path_a": str(a), "path_b": str(b), "status": "failed", "path": error.name,
+                                  "error_type": error.error_type, "error_message": error.cause}))  # fmt: skip
+            else:
+                Console(stderr=True).print(Text(f"cpllm: {error} ({error.error_type})"))
+            raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps({"path_a": str(a), "path_b": str(b), "status": "ok", **asdict(found)}))
+        return
+    better = a if found.probability_a_better >= 0.5 else b
+    surely = max(found.probability_a_better, 1 - found.probability_a_better)
+    Console().print(
+        Text(f"{better} looks better, with probability {surely:.2f} (orders differ by {found.order_gap:.2f})")
+    )
+
+
+@app.command()
+def rank(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
+    """Rank videos from best to worst by comparing them pair by pair."""
+    with _told_in_a_sentence():
+        predictor = _predictor(model)
+        found = _answer(_find(paths), model, describe=False, predictor=predictor)
+        rows = _ranked(found, predictor)
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        _print_ranking(rows)
+    _exit_with(found)
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    size: Annotated[str, typer.Option(help="base or large.")] = "base",
+    context: Annotated[str | None, typer.Option(help="Hub id or folder of the context encoder.")] = None,
+    pixel: Annotated[str | None, typer.Option(help="Hub id or folder of the pixel encoder.")] = None,
+    text: Annotated[str | None, typer.Option(help="Hub id or folder of the language model.")] = None,
+) -> None:
+    """Assemble an untrained model from published encoders and a language model."""
+    with _told_in_a_sentence():
+        from cpllm_model.assembly import assemble
+
+        config = assemble(out, size, context, pixel, text)
+    Console().print(Text(f"{out}: {config.size}, {config.tokens_per_segment} tokens a segment; train it before use"))
+
+
+@app.command()
+def corpus(
+    out: Annotated[Path, typer.Option(help="Folder of the corpus.")],
+    sources: Annotated[
+        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; may be given again.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="Rendered scenes to add.")] = 40,
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+    processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
+) -> None:
+    """Degrade pristine pictures with real encoders into a labelled training corpus."""
+    with _told_in_a_sentence():
+        from cpllm_model.training.corpus import find_contents, make_corpus
+
+        contents = list(find_contents([_existing(folder) for folder in sources or []], scenes))
+        console = Console(stderr=True)
+        make_corpus(contents, out, seed, processes, report=lambda line: console.print(Text(line)))
+
+
+@app.command()
+def train(
+    corpus: Annotated[Path, typer.Option(help="Folder made by `cpllm corpus`.")],
+    out: Annotated[Path, typer.Option(help="Model folder to make.")],
+    pixel_s: Annotated[float, typer.Option(help="Seconds for the pixel encoder alone.")] = 1500.0,
+    joint_s: Annotated[float, typer.Option(help="Seconds for all three tasks together.")] = 1500.0,
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+) -> None:
+    """Train a tiny model on a corpus."""
+    with _told_in_a_sentence():
+        from cpllm_model.training.loop import TrainSettings
+        from cpllm_model.training.loop import train as train_model
+
+        train_model(_existing(corpus), out, TrainSettings(pixel_s=pixel_s, joint_s=joint_s, seed=seed))
+
+
+@contextmanager
+def _told_in_a_sentence() -> Iterator[None]:
+    """Turn the project's own errors into one sentence and exit status 2."""
+    try:
+        yield
+    except CPLLMError as error:
+        Console(stderr=True).print(Text(f"cpllm: {error}"))
+        raise typer.Exit(2) from None
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise typer.BadParameter(f"{path} does not exist")
+    return path
+
+
+def _find(paths: list[Path]) -> list[Path]:
+    """Give the named files, and the videos in the named folders, in order."""
+    found: list[Path] = []
+    for path in map(_existing, paths):
+        inside = (p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        found += sorted(inside) if path.is_dir() else [path]
+    if not found:
+        raise typer.BadParameter(f"no video in {', '.join(map(str, paths))}")
+    return found
+
+
+def _predictor(model: str) -> QualityPredictor:
+    # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    from cpllm_model.predictor import QualityPredictor
+
+    logging.disable_progress_bar()
+    return QualityPredictor.from_pretrained(model)
+
+
+def _answer(
+    paths: list[Path], model: str, *, describe: bool, predictor: QualityPredictor | None = None
+) -> list[Answered]:
+    predictor = predictor or _predictor(model)
+    answered: list[Answered] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("scoring", total=len(paths))
+        for path, seen in zip(paths, predictor.look(paths), strict=True):
+            if isinstance(seen, VideoError):
+                answered.append(Answered(str(path), error=seen))
+            else:
+                words = predictor.describe_tokens([seen])[0] if describe else None
+                answered.append(Answered(str(path), seen, predictor.rate([seen])[0], words))
+            progress.advance(task)
+    return answered
+
+
+def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
+    from cpllm_model import ranking
+
+    good = [one for one in found if one.tokens and one.rating]
+    scores = np.array([one.rating.score for one in good if one.rating])
+    tokens = [one.tokens for one in good if one.tokens]
+
+    pairs_P2, probabilities = np.empty((0, 2), np.int64), np.empty(0)
+    fitted = ranking.bradley_terry(len(good), pairs_P2, probabilities)
+    for index in range(ranking.round_count(len(good))):
+        chosen = ranking.next_pairs(scores, pairs_P2, fitted.strength_N if index else None, index)
+        answers = predictor.compare_tokens([tokens[i] for i, _ in chosen], [tokens[j] for _, j in chosen])
+        pairs_P2 = np.concatenate([pairs_P2, chosen])
+        probabilities = np.append(probabilities, [answer.probability_a_better for answer in answers])
+        fitted = ranking.bradley_terry(len(good), pairs_P2, probabilities, fitted.strength_N)
+    ranks, percentiles = ranking.rank(fitted.strength_N)
+    rows = [
+        {"path": one.path, "status": "ok", "rank": int(ranks[i]), "percentile": float(percentiles[i]),
+         "strength": float(fitted.strength_N[i]), "strength_se": float(fitted.strength_se_N[i]),
+         "comparisons": int(fitted.comparisons_N[i]), "score": float(scores[i])}
+        for i, one in enumerate(good)
+    ]  # fmt: skip
+    failed = [
+        {
+            "path": one.path,
+            "status": "failed",
+            "error_type": one.error.error_type,
+            "error_message": one.error.cause,
+        }
+        for one in found
+        if one.error
+    ]
+    return sorted(rows, key=lambda row: (row["rank"], row["path"])) + failed
+
+
+def _print_scores(found: list[Answered]) -> None:
+    table = Table("video", "score", "±", "level", "description", header_style="bold")
+    for one in found:
+        if one.error:
+            reason = f"{one.error.error_type}: {one.error.cause}"
+            table.add_row(Text(one.path), "—", "", "failed", Text(reason), style="red")
+        elif one.rating and one.description:
+            rating = one.rating
+            table.add_row(
+                Text(one.path), f"{rating.score:.2f}", f"{rating.score_std:.2f}", rating.level,
+                Text(one.description.text),
+            )  # fmt: skip
+    Console().print(table)
+
+
+def _print_ranking(rows: list[dict[str, Any]]) -> None:
+    table = Table("rank", "video", "strength", "± se", "compared", "score", header_style="bold")
+    for row in rows:
+        if row["status"] == "failed":
+            table.add_row("—", Text(row["path"]), "", "", "", Text(f"failed: {row['error_type']}"), style="red")
+        else:
+            table.add_row(str(row["rank"]), Text(row["path"]), f"{row['strength']:+.2f}", f"{row['strength_se']:.2f}",
+                          str(row["comparisons"]), f"{row['score']:.2f}")  # fmt: skip
+    Console().print(table)
+
+
+def _exit_with(found: list[Answered]) -> None:
+    if any(one.error for one in found):
+        raise typer.Exit(1)

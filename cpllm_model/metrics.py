@@ -1,0 +1,127 @@
+"""How well predicted scores agree with people's: the figures that the field reports.
+
+In: arrays of predictions and of mean opinion scores (MOS). Out: SRCC, KRCC, PLCC before and after the
+four-parameter logistic, RMSE after it, and the share of pairs in the right order. Knows nothing of files or models.
+
+Shapes: N videos.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import expit
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of predictions with MOS; a correlation with something constant is NaN.
+
+    srcc, krcc: rank correlations of Spearman and Kendall (tau-b), -1..1.
+    plcc: Pearson's correlation of the predictions as they are, -1..1.
+    plcc_fitted, rmse_fitted: after `fit_logistic`; the error in MOS units.
+    pair_accuracy: share of pairs in the right order, 0..1, see `pair_accuracy`.
+    """
+
+    count: int
+    srcc: float
+    krcc: float
+    plcc: float
+    plcc_fitted: float
+    rmse_fitted: float
+    pair_accuracy: float
+
+
+def agreement(prediction_N: np.ndarray, mos_N: np.ndarray) -> Agreement:
+    """Compare predictions with mean opinion scores.
+
+    Args:
+        prediction_N: finite, on any scale.
+        mos_N: finite, higher is better.
+
+    Raises:
+        ValueError: other shapes, fewer than two videos, or a number that is not finite.
+    """
+    prediction_N, mos_N = _checked(prediction_N, mos_N)
+    fitted_N = fit_logistic(prediction_N, mos_N)
+    varies = np.ptp(prediction_N) > 0 and np.ptp(mos_N) > 0
+    return Agreement(
+        count=len(mos_N),
+        srcc=float(spearmanr(prediction_N, mos_N).statistic) if varies else np.nan,
+        krcc=float(kendalltau(prediction_N, mos_N).statistic) if varies else np.nan,
+        plcc=float(pearsonr(prediction_N, mos_N).statistic) if varies else np.nan,
+        plcc_fitted=float(pearsonr(fitted_N, mos_N).statistic) if varies and np.ptp(fitted_N) > 0 else np.nan,
+        rmse_fitted=float(np.sqrt(np.mean((fitted_N - mos_N) ** 2))),
+        pair_accuracy=pair_accuracy(prediction_N, mos_N),
+    )
+
+
+def fit_logistic(prediction_N: np.ndarray, mos_N: np.ndarray) -> np.ndarray:
+    """Map predictions to the MOS scale by the monotone four-parameter logistic that fits best in least squares.
+
+    The function is (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) + b2 (VQEG, FR-TV phase I, 2000, and since then usual
+    before PLCC and RMSE are taken).
+
+    Args:
+        prediction_N: finite, on any scale.
+        mos_N: finite.
+
+    Returns:
+        float64 (N,): fitted MOS; the mean MOS everywhere when the predictions are constant.
+
+    Raises:
+        ValueError: as `agreement`.
+    """
+    prediction_N, mos_N = _checked(prediction_N, mos_N)
+    if np.ptp(prediction_N) == 0 or np.ptp(mos_N) == 0:
+        return np.full(len(mos_N), mos_N.mean())
+    x_N = (prediction_N - prediction_N.mean()) / prediction_N.std()
+    y_N = (mos_N - mos_N.mean()) / mos_N.std()
+    low, high = (y_N.min(), y_N.max()) if np.mean(x_N * y_N) >= 0 else (y_N.max(), y_N.min())
+
+    def curve(b: np.ndarray) -> np.ndarray:
+        return (b[0] - b[1]) * expit((x_N - b[2]) * np.exp(-b[3])) + b[1]
+
+    # Several widths to start from: the error has local minima.
+    starts = [[high, low, 0.0, np.log(width)] for width in (0.25, 0.5, 1.0, 2.0)]
+    fits = [least_squares(lambda b: curve(b) - y_N, start, max_nfev=2000) for start in starts]
+    best = min(fits, key=lambda fit: fit.cost)
+    return curve(best.x) * mos_N.std() + mos_N.mean()
+
+
+def pair_accuracy(prediction_N: np.ndarray, mos_N: np.ndarray, least_gap: float = 0.0) -> float:
+    """Return the share of pairs that predictions put in the right order; a predicted tie counts half.
+
+    Args:
+        prediction_N: finite, on any scale.
+        mos_N: finite.
+        least_gap: pairs whose MOS differ by no more than this are left out, MOS units.
+
+    Returns:
+        0..1, NaN without any pair left.
+
+    Raises:
+        ValueError: as `agreement`.
+    """
+    prediction_N, mos_N = _checked(prediction_N, mos_N)
+    right = pairs = 0.0
+    for i in range(len(mos_N) - 1):
+        gap = mos_N[i + 1 :] - mos_N[i]
+        counted = np.abs(gap) > least_gap
+        agrees = np.sign(prediction_N[i + 1 :] - prediction_N[i]) * np.sign(gap)
+        right += float(np.sum((1 + agrees[counted]) / 2))
+        pairs += int(counted.sum())
+    return right / pairs if pairs else np.nan
+
+
+def _checked(prediction_N: np.ndarray, mos_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    prediction_N, mos_N = np.asarray(prediction_N, float), np.asarray(mos_N, float)
+    if prediction_N.ndim != 1 or prediction_N.shape != mos_N.shape or len(mos_N) < 2:
+        raise ValueError(f"predictions {prediction_N.shape} and MOS {mos_N.shape} are not two equal rows")
+    for name, value_N in (("prediction", prediction_N), ("MOS", mos_N)):
+        if not np.isfinite(value_N).all():
+            raise ValueError(f"{np.sum(~np.isfinite(value_N))} values of the {name} are not finite")
+    return prediction_N, mos_N

@@ -1,0 +1,112 @@
+"""The convolutional pixel encoder: bursts of native-resolution fragments in, one token a fragment out.
+
+Small residual 3x3 convolutions, registered with transformers as `cpllm_pixel`. It sees luma, its signed-log
+high-pass (where noise, ringing and blocking live), chroma, and signed-log differences between the burst's
+frames. Mean and standard deviation over the fragment keep both how much there is and how uneven it is.
+
+Shape legend: K bursts, B frames of a burst, C channels, H W mosaic, F fragments, P fragment side, D token width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from cpllm_model.config import CPLLMPixelConfig
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around an identity path."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (K, C, H, W) to the same shape."""
+        return torch.relu(x + self.body(x))
+
+
+class CPLLMPixelEncoder(PreTrainedModel):
+    """Encode bursts; see the module."""
+
+    config_class = CPLLMPixelConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CPLLMPixelConfig) -> None:
+        super().__init__(config)
+        channels = 4 + config.burst_frames  # luma, chroma x2, two high-passes, and the differences
+        layers: list[nn.Module] = [_down(channels, config.stem_width)]
+        width = config.stem_width
+        for index, (next_width, depth) in enumerate(zip(config.stage_widths, config.stage_depths, strict=True)):
+            layers.append(_down(width, next_width, stride=1 if index == 0 else 2))
+            layers += [ResidualBlock(next_width) for _ in range(depth)]
+            width = next_width
+        self.layers = nn.Sequential(*layers)
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutput:
+        """Encode bursts.
+
+        Args:
+            pixel_values: (K, B, 3, H, W), YUV codes 0-255; H and W are multiples of the fragment side.
+
+        Returns:
+            `last_hidden_state` (K, F, D): a token for each fragment, row-major.
+        """
+        planes, fragments = self._fragments(pixel_values)
+        features = self.layers(self._channels(planes).to(self.layers[0][0].weight.dtype))
+        std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
+        tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments))
+        return BaseModelOutput(last_hidden_state=tokens)  # pyright: ignore[reportArgumentType]
+
+    def _fragments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
+        side = self.config.fragment_px
+        bursts, frames, channels, height, width = pixel_values.shape
+        if frames != self.config.burst_frames or height % side or width % side:
+            raise ValueError(
+                f"bursts of shape {tuple(pixel_values.shape)} do not fit {self.config.burst_frames} frames of "
+                f"{side} px fragments"
+            )
+        rows, columns = height // side, width // side
+        cut = pixel_values.view(bursts, frames, channels, rows, side, columns, side)
+        cut = cut.permute(0, 3, 5, 1, 2, 4, 6).reshape(-1, frames, channels, side, side)
+        return cut, rows * columns
+
+    @staticmethod
+    def _channels(planes: torch.Tensor) -> torch.Tensor:
+        """Give (K * F, 4 + B, P, P): what the convolutions see."""
+        luma = planes[:, :, 0]
+        high = _signed_log(luma[:, [0, -1]] - _blurred(luma[:, [0, -1]]))
+        differences = _signed_log(luma[:, 1:] - luma[:, :-1])
+        return torch.cat([luma[:, :1] / 128 - 1, planes[:, 0, 1:] / 128 - 1, high, differences], 1)
+
+
+def _down(channels: int, width: int, stride: int = 2) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _blurred(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _signed_log(x: torch.Tensor) -> torch.Tensor:
+    """Compress a difference of codes to about -2..2, keeping its sign: one code still counts."""
+    return x.sign() * torch.log1p(x.abs()) * (2 / math.log(256))
+
+
+AutoModel.register(CPLLMPixelConfig, CPLLMPixelEncoder, exist_ok=True)

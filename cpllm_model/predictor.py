@@ -1,0 +1,293 @@
+"""QualityPredictor: videos in; scores, descriptions and comparisons out. The Python API of CP-LLM.
+
+Each video is encoded once; its visual tokens, kept as float16, give every answer. On a CPU the network runs
+one video at a time, so that the bits of an answer cannot depend on what else was in the batch.
+
+Shape legend: N segments, L visual tokens of a segment, D decoder width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from cpllm_model import checkpoint
+from cpllm_model.errors import CheckpointError, InferenceError, SourceReadError, VideoError
+from cpllm_model.modeling import CPLLMForVideoQuality
+from cpllm_model.processing import CPLLMProcessor
+from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
+from cpllm_model.samples import DecodeLimits, VideoSamples
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, eq=False)
+class VisualTokens:
+    """What the decoder sees of one video; enough for every answer.
+
+    Args:
+        tokens_NLD: float16.
+        segment_start_s: float64 (N,).
+    """
+
+    tokens_NLD: np.ndarray
+    segment_start_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A video's quality on the ACR scale.
+
+    Args:
+        score: mean of the distribution over levels, 1 (bad) to 5 (excellent).
+        score_std: its standard deviation.
+        level: the level word nearest to the score.
+        level_probabilities: bad to excellent, sum 1.
+        segment_start_s: start of each segment.
+        segment_score: score of each segment seen alone.
+    """
+
+    score: float
+    score_std: float
+    level: str
+    level_probabilities: tuple[float, ...]
+    segment_start_s: tuple[float, ...]
+    segment_score: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """One distortion's severity, 0 (none) to 4 (severe), and the probability that it is visible at all."""
+
+    name: str
+    severity: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """A video's quality in words, and every known distortion, the most probable first."""
+
+    text: str
+    distortions: tuple[Distortion, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of two videos looks better.
+
+    Args:
+        probability_a_better: 0-1, the mean of both orders; compare(b, a) is its complement.
+        order_gap: how far the two orders disagree, 0-1; large means that the answer leans on the order.
+    """
+
+    probability_a_better: float
+    order_gap: float
+
+
+class QualityPredictor:
+    """Answer for videos with one CP-LLM checkpoint.
+
+    Args:
+        model: in evaluation mode.
+        processor: its processor.
+        model_id: name for the tables.
+    """
+
+    def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, model_id: str) -> None:
+        self.model, self.processor, self.model_id = model.eval(), processor, model_id
+        self.sampling = model.config.sampling_settings
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str = "tiny", device: str | None = None) -> QualityPredictor:
+        """Load a checkpoint.
+
+        Args:
+            name_or_path: bundled name, folder or hub id.
+            device: torch device; default CUDA where there is one, else the CPU.
+
+        Raises:
+            CheckpointError: it is missing, incomplete, or may not be loaded.
+        """
+        folder = checkpoint.resolve(name_or_path)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            processor = CPLLMProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
+        return cls(model.to(device), processor, checkpoint.model_id(name_or_path))
+
+    @torch.inference_mode()
+    def encode(self, samples: Sequence[VideoSamples]) -> list[VisualTokens]:
+        """Look at decoded videos.
+
+        Args:
+            samples: as decoded with `self.sampling`.
+
+        Returns:
+            tokens of each, in order.
+
+        Raises:
+            ValueError: an array does not fit the model.
+        """
+        tokens: list[VisualTokens] = []
+        for batch in self._batches(samples):
+            inputs = self.processor(
+                np.concatenate([one.context_NMCHW for one in batch]),
+                np.concatenate([one.bursts_NTCHW for one in batch]),
+            )
+            seen = self.model.encode_segments(**{key: value.to(self.model.device) for key, value in inputs.items()})
+            parts = seen.to(torch.float16).cpu().split([len(one.segment_start_s) for one in batch])
+            tokens += [VisualTokens(part.numpy(), one.segment_start_s) for part, one in zip(parts, batch, strict=True)]
+        return tokens
+
+    @torch.inference_mode()
+    def rate(self, tokens: Sequence[VisualTokens]) -> list[Rating]:
+        """Score videos, whole and segment by segment.
+
+        Raises:
+            InferenceError: the network gave a number that is not finite.
+        """
+        ratings = []
+        for one in tokens:
+            segments = len(one.tokens_NLD)
+            whole = self._answers([self.processor.score_ids(segments)], [one.tokens_NLD], self.processor.level_ids)[0]
+            parts = self._answers(
+                [self.processor.score_ids(1)] * segments, list(one.tokens_NLD), self.processor.level_ids
+            )
+            weights = np.arange(1, len(LEVELS) + 1)
+            score = float(whole @ weights)
+            ratings.append(
+                Rating(
+                    score=score,
+                    score_std=float(np.sqrt(max(0.0, whole @ (weights - score) ** 2))),
+                    level=level_of(score),
+                    level_probabilities=tuple(whole.tolist()),
+                    segment_start_s=tuple(one.segment_start_s.tolist()),
+                    segment_score=tuple((parts @ weights).tolist()),
+                )
+            )
+        return ratings
+
+    @torch.inference_mode()
+    def describe_tokens(self, tokens: Sequence[VisualTokens]) -> list[Description]:
+        """Describe videos in words, by greedy decoding, and name their distortions."""
+        return [Description(self._write(one), self._distortions(one)) for one in tokens]
+
+    @torch.inference_mode()
+    def compare_tokens(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
+        """Compare videos pair by pair, in both orders.
+
+        Raises:
+            ValueError: `a` and `b` differ in length.
+            InferenceError: the network gave a number that is not finite.
+        """
+        comparisons = []
+        for one, other in zip(a, b, strict=True):
+            ahead, behind = self._first_better(one, other), self._first_better(other, one)
+            comparisons.append(Comparison((ahead + 1 - behind) / 2, abs(ahead + behind - 1)))
+        return comparisons
+
+    def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:
+        """Score video files; give a rating, or the reason there is none, for each, in order."""
+        return [_unless_failed(seen, self.rate) for seen in self.look(paths, limits)]
+
+    def describe(
+        self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
+    ) -> list[Description | VideoError]:
+        """Describe video files; give a description, or the reason there is none, for each, in order."""
+        return [_unless_failed(seen, self.describe_tokens) for seen in self.look(paths, limits)]
+
+    def compare(self, a: str | Path, b: str | Path, limits: DecodeLimits | None = None) -> Comparison:
+        """Compare two video files.
+
+        Raises:
+            VideoError: one of them cannot be decoded.
+        """
+        first, second = self.look([a, b], limits)
+        for seen in (first, second):
+            if isinstance(seen, VideoError):
+                raise seen
+        return self.compare_tokens([first], [second])[0]
+
+    def look(
+        self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
+    ) -> Iterator[VisualTokens | VideoError]:
+        """Decode files in a sandbox and encode them, in order; the next is decoded while one is encoded.
+
+        Args:
+            paths: video files.
+            limits: what each may cost.
+
+        Yields:
+            each file's visual tokens, or why it has none.
+        """
+        with DecodeSandbox(limits or DecodeLimits()) as sandbox, ThreadPoolExecutor(1) as decoder:
+            waiting: deque[Future[VideoSamples | VideoError]] = deque()
+            for path in paths:
+                waiting.append(decoder.submit(self._decode, sandbox, Path(path)))
+                if len(waiting) > 1:
+                    yield self._seen(waiting.popleft().result())
+            while waiting:
+                yield self._seen(waiting.popleft().result())
+
+    def _decode(self, sandbox: DecodeSandbox, path: Path) -> VideoSamples | VideoError:
+        try:
+            with path.open("rb") as file:
+                return sandbox.decode(file, str(path), self.sampling)
+        except OSError as error:
+            return SourceReadError(str(path), error.strerror or str(error))
+        except VideoError as error:
+            return error
+
+    def _seen(self, decoded: VideoSamples | VideoError) -> VisualTokens | VideoError:
+        return decoded if isinstance(decoded, VideoError) else self.encode([decoded])[0]
+
+    def _batches(self, samples: Sequence[VideoSamples]) -> Iterable[Sequence[VideoSamples]]:
+        if self.model.device.type == "cpu":
+            return ([one] for one in samples)
+        return [samples] if samples else []
+
+    def _answers(self, sequences: list[list[int]], tokens: list[np.ndarray], answer_ids: list[int]) -> np.ndarray:
+        """Give float64 (sequences, answers), one distribution a sequence."""
+        flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in tokens])
+        visual = torch.from_numpy(flat).to(self.model.device)
+        found = self.model.answer_probabilities(sequences, visual, answer_ids).double().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise InferenceError("video", "the network gave a number that is not finite")
+        return found / found.sum(1, keepdims=True)
+
+    def _first_better(self, first: VisualTokens, second: VisualTokens) -> float:
+        sequence = self.processor.compare_ids(len(first.tokens_NLD), len(second.tokens_NLD))
+        tokens = [first.tokens_NLD, second.tokens_NLD]
+        return float(self._answers([sequence], tokens, self.processor.order_ids)[0, 0])
+
+    def _write(self, tokens: VisualTokens) -> str:
+        sequence = self.processor.describe_ids(len(tokens.tokens_NLD))
+        visual = torch.from_numpy(tokens.tokens_NLD).flatten(0, 1).to(self.model.device)
+        return self.processor.text(self.model.write(sequence, visual, self.processor.eos_id))
+
+    def _distortions(self, tokens: VisualTokens) -> tuple[Distortion, ...]:
+        segments = len(tokens.tokens_NLD)
+        sequences = [self.processor.distortion_ids(segments, name) for name in DISTORTIONS]
+        found = self._answers(sequences, [tokens.tokens_NLD] * len(sequences), self.processor.severity_ids)
+        named = [
+            Distortion(name, float(row @ np.arange(len(row))), float(1 - row[0]))
+            for name, row in zip(DISTORTIONS, found, strict=True)
+        ]
+        return tuple(sorted(named, key=lambda distortion: -distortion.probability))
+
+
+def _unless_failed(
+    seen: VisualTokens | VideoError, question: Callable[[Sequence[VisualTokens]], list[Answer]]
+) -> Answer | VideoError:
+    return seen if isinstance(seen, VideoError) else question([seen])[0]

@@ -1,0 +1,266 @@
+"""Which frames of a video are looked at, and which crops of a frame: pure arithmetic.
+
+A video is cut into equal segments; each shows a few context frames and one burst of consecutive frames, all
+from within the segment, all reached from key frames. Crops ("fragments", after FAST-VQA, arXiv:2207.02595)
+lie on a grid over the native-resolution frame and are put together as one mosaic. Knows nothing of files.
+
+Shapes: H, W rows and columns of luma; h, w of 4:2:0 chroma; P fragment side; M mosaic side = grid * P.
+Ticks: integer times in any unit that grows with the video (time-base units, or frame numbers).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How much of a video is looked at; part of a model, since its scores depend on it.
+
+    Args:
+        segments: time segments at most; short videos have fewer.
+        context_frames: whole frames a segment, each resized to a square.
+        context_size_px: side of that square.
+        burst_frames: consecutive frames a segment, seen through fragments.
+        fragment_grid: fragments a side of the mosaic.
+        fragment_px: side of one fragment, even.
+    """
+
+    segments: int
+    context_frames: int
+    context_size_px: int
+    burst_frames: int
+    fragment_grid: int
+    fragment_px: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.fragment_px % 2:
+            raise ValueError(f"fragment_px must be even, got {self.fragment_px}")
+
+    @property
+    def mosaic_px(self) -> int:
+        """Side of the mosaic of fragments."""
+        return self.fragment_grid * self.fragment_px
+
+
+def fragment_origins(
+    height_px: int, width_px: int, grid: int, fragment_px: int, rng: np.random.Generator | None = None
+) -> list[tuple[int, int]]:
+    """Lay a grid of square fragments over a frame.
+
+    A frame with room for all gives each fragment a cell of its own; over a smaller one they overlap, spread
+    evenly. Origins are even, so that luma and 4:2:0 chroma stay aligned.
+
+    Args:
+        height_px, width_px: the frame, at least one fragment either way.
+        grid: fragments a side.
+        fragment_px: side of a fragment, even.
+        rng: places each fragment at random in its cell (training); None centres it (inference).
+
+    Returns:
+        `grid * grid` pairs (row, column) of top left corners, row-major.
+
+    Raises:
+        ValueError: the frame is smaller than a fragment, or `fragment_px` is odd.
+    """
+    if fragment_px % 2:
+        raise ValueError(f"fragment_px must be even, got {fragment_px}")
+    if min(height_px, width_px) < fragment_px:
+        raise ValueError(f"a {width_px}x{height_px} frame is smaller than a fragment of {fragment_px} px")
+    cells = [(row, column) for row in range(grid) for column in range(grid)]
+    return [
+        (_place(height_px, row, grid, fragment_px, rng), _place(width_px, column, grid, fragment_px, rng))
+        for row, column in cells
+    ]
+
+
+def _place(side_px: int, cell: int, grid: int, fragment_px: int, rng: np.random.Generator | None) -> int:
+    """Origin along one axis; counted in pairs of pixels, so that it is even."""
+    side, fragment = side_px // 2, fragment_px // 2
+    if side < grid * fragment:
+        return cell * (side - fragment) // (grid - 1) * 2
+    first = cell * side // grid
+    last = (cell + 1) * side // grid - fragment
+    return 2 * ((first + last) // 2 if rng is None else int(rng.integers(first, last + 1)))
+
+
+def cut_mosaic(
+    y_HW: np.ndarray, u_hw: np.ndarray, v_hw: np.ndarray, origins: list[tuple[int, int]], fragment_px: int
+) -> np.ndarray:
+    """Cut fragments from the planes of one 4:2:0 frame; nothing else of the frame is copied.
+
+    Args:
+        y_HW: luma codes, any integer dtype, any strides.
+        u_hw, v_hw: chroma codes of the same dtype, half the size, rounded up.
+        origins: what `fragment_origins` gave for this frame.
+        fragment_px: side of a fragment, even.
+
+    Returns:
+        (3, M, M) of the same dtype: Y, U, V, chroma repeated to the size of luma.
+    """
+    grid = math.isqrt(len(origins))
+    half = fragment_px // 2
+    mosaic_3MM = np.empty((3, grid * fragment_px, grid * fragment_px), y_HW.dtype)
+    luma = mosaic_3MM[0].reshape(grid, fragment_px, grid, fragment_px)
+    chroma = mosaic_3MM[1:].reshape(2, grid, half, 2, grid, half, 2)
+    for index, (row, column) in enumerate(origins):
+        i, j = divmod(index, grid)
+        luma[i, :, j] = y_HW[row : row + fragment_px, column : column + fragment_px]
+        rows, columns = slice(row // 2, row // 2 + half), slice(column // 2, column // 2 + half)
+        chroma[0, i, :, :, j] = u_hw[rows, columns][:, None, :, None]
+        chroma[1, i, :, :, j] = v_hw[rows, columns][:, None, :, None]
+    return mosaic_3MM
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """When a video has frames, and where decoding may begin.
+
+    Args:
+        start, end: half-open interval of ticks.
+        key_ticks: sorted ticks of key frames; all of them, or those near the times that are asked for.
+        frame_period: ticks from frame to frame on average.
+        frame_ticks: sorted ticks of every frame, or None where only `frame_period` is known.
+    """
+
+    start: int
+    end: int
+    key_ticks: list[int]
+    frame_period: int
+    frame_ticks: np.ndarray | None = None
+
+    def nth_frame(self, tick: int, n: int) -> int:
+        """Tick of the n-th frame at or after `tick` (0 is the first), exact or estimated; `end` if none."""
+        if self.frame_ticks is None:
+            return tick + n * self.frame_period
+        index = int(np.searchsorted(self.frame_ticks, tick)) + n
+        return int(self.frame_ticks[index]) if index < len(self.frame_ticks) else self.end
+
+
+@dataclass(frozen=True)
+class Want:
+    """Consecutive frames that a segment shows: the first `frames` at or after `tick`.
+
+    Args:
+        segment: index of the segment.
+        tick: where they begin.
+        frames: how many; a burst, or 1 for a context frame.
+        is_burst: whether they are the segment's burst.
+        context_picks: which of them are context frames.
+    """
+
+    segment: int
+    tick: int
+    frames: int
+    is_burst: bool
+    context_picks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What to decode.
+
+    Args:
+        bounds: half-open ticks of each segment.
+        runs: key frame to begin at -> what to collect on the way, both in order.
+        decodes_on: some burst does not begin on a key frame of its segment.
+    """
+
+    bounds: list[tuple[int, int]]
+    runs: dict[int, list[Want]]
+    decodes_on: bool
+
+
+def segment_bounds(start: int, end: int, segments: int) -> list[tuple[int, int]]:
+    """Cut `start <= tick < end` into equal half-open intervals."""
+    cuts = [start + (end - start) * index // segments for index in range(segments + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def context_ticks(bounds: tuple[int, int], context_frames: int) -> list[int]:
+    """The grid of times a segment's context frames should lie near: centres of equal parts."""
+    a, b = bounds
+    return [a + (b - a) * (2 * index + 1) // (2 * context_frames) for index in range(context_frames)]
+
+
+def plan_sampling(timeline: Timeline, segments: int, settings: SamplingSettings) -> SamplingPlan:
+    """Choose which frames of each segment are looked at, and the key frames they are reached from.
+
+    A burst begins on the key frame nearest the middle of its segment that has room for it there; without
+    one, on the segment's first frame, reached by decoding on from the key frame before. Context frames are
+    the key frames nearest the grid of times; where these are too few, frames that decoding passes anyway,
+    and last, frames of the burst.
+
+    Args:
+        timeline: of the video.
+        segments: how many to cut it into.
+        settings: how much a segment shows.
+
+    Returns:
+        the plan; each segment has one burst and, over all its wants, `context_frames` context picks.
+    """
+    bounds = segment_bounds(timeline.start, timeline.end, segments)
+    keys = timeline.key_ticks
+    bursts = [_anchor_burst(timeline, a, b, settings.burst_frames) for a, b in bounds]
+    reach: dict[int, int] = defaultdict(int)
+    for key, tick in bursts:
+        reach[key] = max(reach[key], timeline.nth_frame(tick, settings.burst_frames - 1))
+    starts = sorted(reach)
+
+    runs: dict[int, list[Want]] = defaultdict(list)
+    for segment, ((a, b), (burst_key, burst_tick)) in enumerate(zip(bounds, bursts, strict=True)):
+        inside = keys[bisect_left(keys, a) : bisect_left(keys, b)]
+        chosen, left = _nearest_keys(inside, context_ticks((a, b), settings.context_frames))
+        for tick in left[:]:
+            passing = bisect_right(starts, tick) - 1
+            if passing >= 0 and tick <= reach[starts[passing]] and timeline.nth_frame(tick, 0) < b:
+                runs[starts[passing]].append(Want(segment, tick, 1, False, (0,)))
+                left.remove(tick)
+        on_burst = burst_tick in chosen
+        for key in chosen:
+            if key != burst_tick:
+                runs[key].append(Want(segment, key, 1, False, (0,)))
+        picks = _spread(len(left), settings.burst_frames, on_burst)
+        runs[burst_key].append(Want(segment, burst_tick, settings.burst_frames, True, picks))
+    ordered = {key: sorted(runs[key], key=lambda want: (want.tick, want.segment)) for key in sorted(runs)}
+    return SamplingPlan(bounds, ordered, any(key != tick for key, tick in bursts))
+
+
+def _anchor_burst(timeline: Timeline, a: int, b: int, burst_frames: int) -> tuple[int, int]:
+    """The key frame to decode a segment's burst from, and where the burst begins."""
+    keys, middle = timeline.key_ticks, (a + b) // 2
+    inside = keys[bisect_left(keys, a) : bisect_left(keys, b)]
+    for key in sorted(inside, key=lambda key: (abs(key - middle), key)):
+        if timeline.nth_frame(key, burst_frames - 1) < b:
+            return key, key
+    return keys[max(0, bisect_right(keys, a) - 1)], a
+
+
+def _nearest_keys(keys: list[int], ticks: list[int]) -> tuple[list[int], list[int]]:
+    """Pair each tick with a key frame of its own, nearest pairs first; give these keys and the ticks left."""
+    pairs = sorted(
+        (abs(key - tick), tick, key)
+        for tick in ticks
+        for key in sorted(keys, key=lambda key: abs(key - tick))[: len(ticks)]
+    )
+    chosen: dict[int, int] = {}
+    for _, tick, key in pairs:
+        if tick not in chosen and key not in chosen.values():
+            chosen[tick] = key
+    return sorted(chosen.values()), [tick for tick in ticks if tick not in chosen]
+
+
+def _spread(count: int, frames: int, with_first: bool) -> tuple[int, ...]:
+    """Indices of `count` frames spread over a burst, and of its first one too if asked."""
+    if with_first:
+        return (0, *((index + 1) * (frames - 1) // count for index in range(count)))
+    return tuple(index * (frames - 1) // max(count - 1, 1) for index in range(count))

@@ -1,0 +1,1 @@
+"""Rendering and degrading clips, and training CP-LLM on them."""

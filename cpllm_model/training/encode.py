@@ -1,0 +1,166 @@
+"""Every ffmpeg command of the project, written by ffmpeg-python for the static binary of imageio-ffmpeg.
+
+Runs on the project's own files only: videos from outside are opened by `video.py` alone. In: frames or a
+path; out: an encoded file, raw planes, or VMAF. Every run has a time limit and its process is killed past it.
+
+Shape legend: T frames, H height, W width, 3 RGB, J = H * 3 / 2 rows of a planar yuv420p frame.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+#: Codec name -> encoder options; rates are the encoder's own constant-quality scale.
+CODECS: dict[str, dict[str, Any]] = {
+    "x264": {"vcodec": "libx264", "preset": "medium"},
+    "x265": {"vcodec": "libx265", "preset": "fast", "x265-params": "log-level=none"},
+    "vp9": {"vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 6, "b:v": 0},
+    "av1": {"vcodec": "libsvtav1", "preset": 10},
+    "mpeg4": {"vcodec": "mpeg4"},
+    "ffv1": {"vcodec": "ffv1"},
+}
+RUN_LIMIT_S = 300.0
+# Undocumented colours would be guessed from the size by every player in its own way.
+COLOUR = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+
+
+class EncodeError(RuntimeError):
+    """ffmpeg failed or ran past its limit; the message holds the end of its log."""
+
+
+def write_video(
+    frames_THW3: np.ndarray, path: Path, fps: float = 25.0, codec: str = "x264", crf: int = 23, **options: Any
+) -> Path:
+    """Encode RGB frames.
+
+    Args:
+        frames_THW3: uint8 RGB.
+        path: where to; the suffix chooses the container.
+        fps: frames a second.
+        codec: a key of CODECS.
+        crf: constant quality on the encoder's own scale (x264/x265 0-51, VP9/AV1 0-63; MPEG-4: qscale 1-31).
+        options: further output options of ffmpeg, such as `g=48` or `pix_fmt="yuv420p10le"`.
+
+    Raises:
+        EncodeError: ffmpeg failed.
+    """
+    _, height, width, _ = frames_THW3.shape
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
+    # The RGB -> YUV matrix is stated: swscale's default depends on the build.
+    source = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd")
+    _run(source.output(str(path), **(encoder_options(codec, crf) | COLOUR | options)), frames_THW3)
+    return path
+
+
+def encoder_options(codec: str, crf: int) -> dict[str, Any]:
+    """Give ffmpeg's output options for a codec at a constant quality."""
+    quality = {"qscale:v": crf} if codec == "mpeg4" else {} if codec == "ffv1" else {"crf": crf}
+    return {"pix_fmt": "yuv420p", "threads": 1, **CODECS[codec], **quality}
+
+
+def raw_input(path: Path, width_px: int, height_px: int, fps: float) -> Any:
+    """Give the ffmpeg input of a file of raw yuv420p frames."""
+    return ffmpeg.input(str(path), format="rawvideo", pix_fmt="yuv420p", s=f"{width_px}x{height_px}", r=fps)
+
+
+def encode(source: Any, path: Path, codec: str, crf: int, **options: Any) -> Path:
+    """Encode an ffmpeg stream (an input with its filters) to a file.
+
+    Raises:
+        EncodeError: ffmpeg failed.
+    """
+    _run(source.output(str(path), **(encoder_options(codec, crf) | COLOUR | options)))
+    return path
+
+
+def read_planes(source: Any, width_px: int, height_px: int, max_frames: int | None = None) -> np.ndarray:
+    """Decode an ffmpeg stream to planar yuv420p.
+
+    Args:
+        source: an ffmpeg input with its filters, giving frames of the stated size.
+        width_px, height_px: even frame size.
+        max_frames: stop after so many.
+
+    Returns:
+        uint8 (T, J, W): each frame's Y rows, then U and V at half size, packed two rows in one.
+
+    Raises:
+        EncodeError: ffmpeg failed or gave a broken number of bytes.
+    """
+    limit = {} if max_frames is None else {"frames:v": max_frames}
+    raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="yuv420p", fps_mode="passthrough", **limit))
+    frame_bytes = width_px * height_px * 3 // 2
+    if not raw or len(raw) % frame_bytes:
+        raise EncodeError(f"{len(raw)} bytes are no whole number of {width_px}x{height_px} frames")
+    return np.frombuffer(raw, np.uint8).reshape(-1, height_px * 3 // 2, width_px)
+
+
+def rgb_to_planes(frames_THW3: np.ndarray) -> np.ndarray:
+    """Convert RGB frames of even size to limited-range BT.709 yuv420p, uint8 (T, J, W)."""
+    _, height, width, _ = frames_THW3.shape
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=25)
+    source = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd")
+    raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="yuv420p"), frames_THW3)
+    return np.frombuffer(raw, np.uint8).reshape(-1, height * 3 // 2, width)
+
+
+def vmaf(distorted: Any, reference: Any) -> np.ndarray:
+    """Measure VMAF (model vmaf_v0.6.1, Netflix) of one stream against another of the same size and length.
+
+    Args:
+        distorted, reference: ffmpeg inputs with their filters.
+
+    Returns:
+        float64 (T,): a frame's VMAF, 0-100, higher is better.
+
+    Raises:
+        EncodeError: ffmpeg failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "vmaf.json"
+        clocks = [stream.filter("settb", "1/1000").filter("setpts", "N") for stream in (distorted, reference)]
+        measured = ffmpeg.filter(clocks, "libvmaf", log_fmt="json", log_path=str(log), n_threads=1)
+        _run(measured.output("-", format="null"))
+        frames = json.loads(log.read_text())["frames"]
+    return np.array([frame["metrics"]["vmaf"] for frame in frames])
+
+
+def probe_own(path: Path | str) -> tuple[int, int, int]:
+    """Give (width, height, frames) of one of the project's own or training files, as displayed."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    reader.close()
+    return width, height, imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+
+
+@functools.cache
+def ffmpeg_binary() -> str:
+    """Give the path of the static ffmpeg that comes with imageio-ffmpeg."""
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _run(stream: Any, frames: np.ndarray | None = None, limit_s: float = RUN_LIMIT_S) -> bytes:
+    command = ffmpeg.compile(
+        stream.global_args("-hide_banner", "-loglevel", "error", "-filter_threads", "1"),
+        cmd=ffmpeg_binary(),
+        overwrite_output=True,
+    )
+    data = None if frames is None else np.ascontiguousarray(frames).data
+    try:
+        # ffmpeg-python's own run() has no time limit.
+        done = subprocess.run(command, input=data, capture_output=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise EncodeError(f"ffmpeg ran past {limit_s} s: {' '.join(command)}") from None
+    if done.returncode:
+        log = done.stderr.decode(errors="replace")[-2000:]
+        raise EncodeError(f"ffmpeg failed with {done.returncode} ({' '.join(command)}): {log}")
+    return done.stdout

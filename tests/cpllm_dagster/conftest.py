@@ -1,0 +1,84 @@
+"""What the platform's tests stand on: a real S3 server, a real local Ray, small clips from a real encoder."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from cpllm_dagster.embedded_s3 import EmbeddedS3, embedded_s3
+
+CLIP_FRAMES = 48
+RAY_CPUS = 4
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A fresh bucket of the embedded S3 server."""
+
+    name: str
+    endpoint_url: str
+    client: Any
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.name}"
+
+    def put(self, key: str, content: bytes) -> str:
+        """Store an object; gives its ETag as listings of the store show it."""
+        return self.client.put_object(Bucket=self.name, Key=key, Body=content)["ETag"].strip('"')
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[EmbeddedS3]:
+    """The embedded S3 server, with its credentials in the environment."""
+    with embedded_s3() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: EmbeddedS3) -> Bucket:
+    """An empty bucket."""
+    client = boto3.client("s3", endpoint_url=s3_server.endpoint_url)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    return Bucket(name, s3_server.endpoint_url, client)
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: EmbeddedS3) -> Iterator[None]:
+    """A Ray of its own on this machine, whose workers see the S3 credentials."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            "local",
+            num_cpus=RAY_CPUS,
+            include_dashboard=False,
+            object_store_memory=256 << 20,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three short videos of one scene, from good to bad."""
+    from cpllm_model.training.encode import write_video
+    from cpllm_model.training.scenes import render_scene
+
+    folder = tmp_path_factory.mktemp("clips")
+    frames_THW3 = render_scene(7, 320, 240, CLIP_FRAMES)
+    return [write_video(frames_THW3, folder / f"crf{crf}.mp4", crf=crf) for crf in (20, 32, 44)]
