@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from cpllm_dagster.objects import partition_key
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.resources import Catalog
 
@@ -24,8 +25,8 @@ score_library = dg.define_asset_job(
 def _run_requests(instance: dg.DagsterInstance, request: str) -> list[dg.RunRequest]:
     """One run request for each registered library; `request` makes their keys unique."""
     return [
-        dg.RunRequest(run_key=f"{request}/{library}", partition_key=library)
-        for library in instance.get_dynamic_partitions(PARTITION_SET)
+        dg.RunRequest(run_key=f"{request}/{key}", partition_key=key)
+        for key in instance.get_dynamic_partitions(PARTITION_SET)
     ]
 
 
@@ -40,12 +41,12 @@ def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.S
 def new_libraries(context: dg.SensorEvaluationContext, catalog: Catalog) -> dg.SensorResult | dg.SkipReason:
     """Register libraries that have appeared in the catalogue and request their first run."""
     known = set(context.instance.get_dynamic_partitions(PARTITION_SET))
-    new = [library for library in catalog.open().libraries() if library not in known]
+    new = [key for key in map(partition_key, catalog.open().libraries()) if key not in known]
     if not new:
         return dg.SkipReason(f"no new library beside the {len(known)} registered")
     # No run key: a library that was taken away and comes back gets a first run again.
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(partition_key=library) for library in new],
+        run_requests=[dg.RunRequest(partition_key=key) for key in new],
         dynamic_partitions_requests=[LIBRARIES.build_add_request(new)],
     )
 
@@ -53,9 +54,9 @@ def new_libraries(context: dg.SensorEvaluationContext, catalog: Catalog) -> dg.S
 @dg.op(out=dg.Out(dg.Nothing))
 def register_libraries(context: dg.OpExecutionContext, catalog: Catalog) -> None:
     """Register every library of the catalogue as a partition."""
-    libraries = catalog.open().libraries()
-    context.instance.add_dynamic_partitions(PARTITION_SET, libraries)
-    context.log.info(f"{len(libraries)} libraries: a run of score_library is requested for each.")
+    keys = [partition_key(library) for library in catalog.open().libraries()]
+    context.instance.add_dynamic_partitions(PARTITION_SET, keys)
+    context.log.info(f"{len(keys)} libraries lie in the catalogue")
 
 
 @dg.job(executor_def=dg.in_process_executor)

@@ -5,7 +5,8 @@ for the model are bounded. Workers that die or hang are replaced and what they h
 of a failed batch one by one. What becomes of an exception:
 
 - a VideoError is that video's result; a video whose workers died `attempts` times gets a WorkerLostError;
-- the model raising for one video alone gives an InferenceError, unless it has answered for none so far;
+- the model raising `attempts` times for one video alone gives an InferenceError; but a model that answers none,
+  and raises for several, ends the run;
 - anything else (storage settings, checkpoint, disk, a fault of decode workers) ends the run, after what has
   finished was handed out.
 
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cpllm_dagster.model_stage import ModelStage, Work
 from cpllm_dagster.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer, VideoItem
 from cpllm_model import checkpoint
-from cpllm_model.errors import CPLLMError, InferenceError, VideoError, WorkerLostError
+from cpllm_model.errors import VideoError, WorkerLostError
 
 if TYPE_CHECKING:
     from cpllm_dagster.actor_pool import ActorPool, Outcome
@@ -50,7 +52,7 @@ class BatchSettings:
         decode_deadline_s: for fetching and decoding one video; the sandbox's own deadline lies within it.
         model_deadline_s: for one video or pair; a batch has as many times that.
         start_deadline_s: for the first worker of a kind to be ready, a cluster's scaling up included.
-        attempts: how often a video is tried alone whose workers die or hang.
+        attempts: how often a video is tried alone whose workers die, hang or raise.
     """
 
     decode_workers: int = 2
@@ -166,7 +168,7 @@ class PairComparer:
 
         Yields:
             the pair's keys and its comparison, in the order in which they finish. A pair for which the model
-            gives no answer, or whose workers died `attempts` times, is logged and left out.
+            gives no answer in `attempts` tries is logged and left out.
 
         Raises:
             CheckpointError, ConfigurationError, Exception: as `score_videos`.
@@ -178,7 +180,13 @@ class PairComparer:
 
         if self._pool.busy:
             raise RuntimeError("the comparisons of the round before were not read to their end")
-        stage = _ModelStage(self._pool, call, self._settings.pair_batch_size, self._settings)
+        stage = ModelStage(
+            self._pool,
+            call,
+            batch_size=self._settings.pair_batch_size,
+            deadline_s=self._settings.model_deadline_s,
+            attempts=self._settings.attempts,
+        )
         stage.waiting.extend(_Pair(f"{a}, {b}", a=a, b=b) for a, b in pairs)
         while stage.load:
             stage.feed()
@@ -190,98 +198,17 @@ class PairComparer:
                     yield pair.a, pair.b, answer
 
 
-@dataclass(eq=False, slots=True)
-class _Work:
-    """A video or a pair on its way: how many workers were lost with it, and how many with it alone."""
-
-    name: str
-    losses: int = 0
-    losses_alone: int = 0
-
-
 @dataclass(eq=False, kw_only=True, slots=True)
-class _Video(_Work):
+class _Video(Work):
     item: VideoItem
     report: DecodeReport | None = None
     samples: Any = None  # reference to VideoSamples in Ray's object store
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
-class _Pair(_Work):
+class _Pair(Work):
     a: str
     b: str
-
-
-class _ModelStage:
-    """Feeds work to model workers in batches, and splits the batches that fail.
-
-    Args:
-        pool: the model workers.
-        call: calls an actor for a batch.
-        batch_size: work a call.
-        settings: deadline and attempts.
-        retry: takes work whose worker was lost; by default it is put to the model again, alone.
-    """
-
-    def __init__(
-        self,
-        pool: ActorPool,
-        call: Callable[[list[Any], Any], Any],
-        batch_size: int,
-        settings: BatchSettings,
-        retry: Callable[[Any], None] | None = None,
-    ) -> None:
-        self.waiting: deque[Any] = deque()
-        self.alone: deque[Any] = deque()
-        self._pool, self._call, self._batch_size, self._settings = pool, call, batch_size, settings
-        self._retry = retry or self.alone.append
-        self._in_flight = 0
-        self._answers = 0
-        self._refusals = 0
-
-    @property
-    def load(self) -> int:
-        """Work that waits or is in flight."""
-        return len(self.waiting) + len(self.alone) + self._in_flight
-
-    def feed(self) -> None:
-        """Give every idle worker a batch; work that has to be alone comes when nothing else waits."""
-        while self._pool.idle and (self.waiting or self.alone):
-            size = min(self._batch_size, len(self.waiting))
-            batch = [self.waiting.popleft() for _ in range(size)] or [self.alone.popleft()]
-            self._in_flight += len(batch)
-            deadline_s = self._settings.model_deadline_s * len(batch)
-            self._pool.submit(batch, deadline_s, partial(self._call, batch))
-
-    def take(self, outcome: Outcome) -> list[tuple[Any, Any]]:
-        """Give the work that an outcome finishes, with its answer or VideoError."""
-        from cpllm_dagster.actor_pool import Answered, Broken, Failed
-
-        if isinstance(outcome, Broken):
-            raise outcome.error
-        batch = outcome.job
-        self._in_flight -= len(batch)
-        if isinstance(outcome, Answered):
-            self._answers += len(batch)
-            return list(zip(batch, outcome.value, strict=True))
-        if isinstance(outcome, Failed):
-            return self._failed(batch, outcome.error)
-        lost = ((work, _loss(work, outcome.cause, self._settings, self._retry, len(batch) == 1)) for work in batch)
-        return [(work, error) for work, error in lost if error]
-
-    def _failed(self, batch: list[Any], error: Exception) -> list[tuple[Any, Any]]:
-        if isinstance(error, CPLLMError) and not isinstance(error, VideoError):
-            raise error
-        if len(batch) > 1:
-            self.alone.extend(batch)
-            return []
-        (work,) = batch
-        self._refusals += 1
-        if isinstance(error, VideoError):
-            return [(work, type(error)(work.name, error.cause))]
-        if not self._answers and self._refusals >= self._settings.attempts:
-            raise error  # it is not the videos
-        return [(work, InferenceError(work.name, f"{type(error).__name__}: {error}"))]
 
 
 class _Scoring:
@@ -294,7 +221,14 @@ class _Scoring:
         self._queue = deque(_Video(item.uri, item=item) for item in items)
         self._decoders = decoders
         self._settings = settings
-        self._model = _ModelStage(models, _call_score, settings.batch_size, settings, self._queue.append)
+        self._model = ModelStage(
+            models,
+            _call_score,
+            batch_size=settings.batch_size,
+            deadline_s=settings.model_deadline_s,
+            attempts=settings.attempts,
+            retry=self._queue.append,
+        )
 
     def feed(self) -> None:
         """Give every idle worker work, as far as the samples in memory allow."""
@@ -307,18 +241,20 @@ class _Scoring:
 
     def decoded(self, outcome: Outcome) -> list[VideoResult]:
         """Give the video that an outcome of a decode worker finishes, if it does."""
-        from cpllm_dagster.actor_pool import Answered, Lost
+        from cpllm_dagster.actor_pool import Broken, Failed, Lost
 
-        if isinstance(outcome, Lost):
-            error = _loss(outcome.job, outcome.cause, self._settings, self._queue.append)
-            return [_result(outcome.job, error)] if error else []
-        if not isinstance(outcome, Answered):
+        if isinstance(outcome, Failed | Broken):
             raise outcome.error
         video: _Video = outcome.job
+        if isinstance(outcome, Lost):
+            if video.fails(self._settings.attempts, alone=True):
+                return [_result(video, WorkerLostError(video.name, outcome.cause))]
+            self._queue.append(video)
+            return []
         video.report = outcome.value
         if outcome.value.error:
             return [_result(video, outcome.value.error)]
-        (self._model.alone if video.losses else self._model.waiting).append(video)
+        (self._model.alone if video.attempt > 1 else self._model.waiting).append(video)
         return []
 
     def scored(self, outcome: Outcome) -> list[VideoResult]:
@@ -341,21 +277,6 @@ def _taken(*sources: tuple[ActorPool, Callable[[Outcome], list[Any]]]) -> Iterat
         raise errors[0]
 
 
-def _loss(
-    work: _Work, cause: str, settings: BatchSettings, retry: Callable[[Any], None], alone: bool = True
-) -> VideoError | None:
-    """Note the loss of a worker; try its work again, or give the error that ends it.
-
-    A worker lost with a batch tells nothing of any one of it, so only those lost with one work alone count.
-    """
-    work.losses += 1
-    work.losses_alone += alone
-    if work.losses_alone < settings.attempts:
-        retry(work)
-        return None
-    return WorkerLostError(work.name, f"{work.losses_alone} workers were lost over it; the last: {cause}")
-
-
 def _result(video: _Video, answer: VideoAnswer | VideoError) -> VideoResult:
     failed = isinstance(answer, VideoError)
     return VideoResult(
@@ -367,7 +288,7 @@ def _result(video: _Video, answer: VideoAnswer | VideoError) -> VideoResult:
         sampling_plan=video.report.sampling_plan if video.report else None,
         decode_s=video.report.decode_s if video.report else None,
         inference_s=None if failed else answer.inference_s,
-        attempts=video.losses + (not isinstance(answer, WorkerLostError)),
+        attempts=video.attempt,
     )
 
 

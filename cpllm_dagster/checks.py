@@ -1,9 +1,12 @@
 """Asset checks: what must hold in the published tables of a library.
 
-All libraries share a check's status in the UI, so each result names its library. Publishing has validated the rows
-already; these checks compare tables with one another and with what a person may expect of them.
+All libraries share a check's status in the UI, so each result names its library; a check that is started by itself, for
+no partition, judges every library. Publishing has validated the rows already: here tables are compared with one another
+and with what a person may expect of them.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
@@ -18,6 +21,7 @@ from cpllm_dagster.assets.rankings import quality_rankings
 from cpllm_dagster.objects import library_name
 from cpllm_dagster.report import failures_by_type, plain
 from cpllm_dagster.resources import TableLake
+from cpllm_dagster.tables import Lake
 from cpllm_model.scale import SCORE_MAX, SCORE_MIN
 
 
@@ -34,41 +38,35 @@ class AgreementLimit(dg.Config):
     smallest_library: int = Field(default=5, ge=3, description="Fewer ranked videos than this are not judged.")
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a check finds in one library."""
+
+    passed: bool
+    detail: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
 @dg.asset_check(asset=ASSETS["scores"], additional_deps=[video_catalog], blocking=True)
 def one_score_row_per_video(context: dg.AssetCheckExecutionContext, lake: TableLake) -> dg.AssetCheckResult:
-    """Every row of the catalogue has exactly one score row, of the same bytes, and no other score row is there."""
-    library = _library(context)
-    catalog, scores = (_versions(published(lake.open(), name, library)) for name in ("catalog", "scores"))
-    missing, surplus = catalog - scores, scores - catalog
-    return _result(
-        library,
-        not missing and not surplus,
-        f"{len(catalog)} videos, {len(missing)} without a score row, {len(surplus)} score rows of no listed video",
-        videos=sorted(uri for uri, _ in missing | surplus)[:5],
-    )
+    """Every row of the catalogue has exactly one score row, of the same bytes, and there is no other score row."""
+    return _result(context, lake.open(), judge_coverage)
 
 
 @dg.asset_check(asset=ASSETS["scores"], blocking=True)
 def scores_in_range(context: dg.AssetCheckExecutionContext, lake: TableLake) -> dg.AssetCheckResult:
     """Every scored video has a score from 1 to 5, every failed one has none."""
-    library = _library(context)
-    scores = published(lake.open(), "scores", library)
-    wrong = scores_out_of_range(scores)
-    return _result(library, not wrong, f"{len(wrong)} of {len(scores)} rows are wrong", videos=wrong[:5])
+    return _result(context, lake.open(), judge_range)
 
 
 @dg.asset_check(asset=ASSETS["scores"])
 def failure_rate(context: dg.AssetCheckExecutionContext, config: FailureLimit, lake: TableLake) -> dg.AssetCheckResult:
     """Few videos fail."""
-    library = _library(context)
-    scores = published(lake.open(), "scores", library)
-    failures = failures_by_type(scores)
-    failed = sum(count for _, count in failures)
-    share = failed / max(len(scores), 1)
-    detail = f"{failed} of {len(scores)} videos failed ({share:.1%}, limit {config.largest_share:.1%})"
-    return _result(
-        library, share <= config.largest_share, detail, dg.AssetCheckSeverity.WARN, failures_by_type=dict(failures)
-    )
+
+    def judge(tables: Lake, library: str) -> Verdict:
+        return judge_failures(tables, library, config.largest_share)
+
+    return _result(context, lake.open(), judge, dg.AssetCheckSeverity.WARN)
 
 
 @dg.asset_check(asset=quality_rankings)
@@ -76,61 +74,86 @@ def ranking_agrees_with_scores(
     context: dg.AssetCheckExecutionContext, config: AgreementLimit, lake: TableLake
 ) -> dg.AssetCheckResult:
     """The order that comparisons give is close to the order of the scores (Spearman)."""
-    library = _library(context)
-    scores, rankings = (published(lake.open(), name, library) for name in ("scores", "rankings"))
-    correlation = ranking_correlation(scores, rankings)
-    if correlation is None or len(rankings) < config.smallest_library:
-        return _result(library, True, f"{len(rankings)} ranked videos are too few or too equal to judge")
-    detail = f"Spearman correlation {correlation:.3f} over {len(rankings)} videos"
-    passed = correlation >= config.smallest_correlation
-    return _result(library, passed, detail, dg.AssetCheckSeverity.WARN, spearman=correlation)
+
+    def judge(tables: Lake, library: str) -> Verdict:
+        return judge_agreement(tables, library, config.smallest_correlation, config.smallest_library)
+
+    return _result(context, lake.open(), judge, dg.AssetCheckSeverity.WARN)
 
 
 CHECKS = [one_score_row_per_video, scores_in_range, failure_rate, ranking_agrees_with_scores]
 
 
-def scores_out_of_range(scores: pa.Table) -> list[str]:
-    """Give the videos whose score lies outside of 1-5, or is missing, or stands beside a failure."""
-    return [
+def judge_coverage(tables: Lake, library: str) -> Verdict:
+    """Compare the versions in the catalogue with those among the scores; a table has each video once."""
+    catalog, scores = (
+        set(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+        for table in (published(tables, name, library, ["uri", "etag"]) for name in ("catalog", "scores"))
+    )
+    missing, surplus = catalog - scores, scores - catalog
+    return Verdict(
+        not missing and not surplus,
+        f"{len(catalog)} videos, {len(missing)} without a score row, {len(surplus)} score rows of no listed video",
+        {"videos": sorted(uri for uri, _ in missing | surplus)[:5]},
+    )
+
+
+def judge_range(tables: Lake, library: str) -> Verdict:
+    """Look for scores outside of 1-5, missing scores, and scores beside a failure."""
+    rows = published(tables, "scores", library, ["uri", "status", "score"]).to_pylist()
+    wrong = [
         row["uri"]
-        for row in scores.select(["uri", "status", "score"]).to_pylist()
+        for row in rows
         if (row["status"] == "ok") != (row["score"] is not None and SCORE_MIN <= row["score"] <= SCORE_MAX)
     ]
+    return Verdict(not wrong, f"{len(wrong)} of {len(rows)} rows are wrong", {"videos": wrong[:5]})
+
+
+def judge_failures(tables: Lake, library: str, largest_share: float) -> Verdict:
+    """Hold the share of failed videos against its limit."""
+    scores = published(tables, "scores", library, ["status", "error_type"])
+    by_type = dict(failures_by_type(scores))
+    share = sum(by_type.values()) / max(len(scores), 1)
+    detail = f"{sum(by_type.values())} of {len(scores)} videos failed ({share:.1%}, limit {largest_share:.1%})"
+    return Verdict(share <= largest_share, detail, {"failures_by_type": by_type})
+
+
+def judge_agreement(tables: Lake, library: str, smallest_correlation: float, smallest_library: int) -> Verdict:
+    """Hold the correlation of strength and score against its limit."""
+    rankings = published(tables, "rankings", library)
+    correlation = ranking_correlation(published(tables, "scores", library), rankings)
+    if correlation is None or len(rankings) < smallest_library:
+        return Verdict(True, f"{len(rankings)} ranked videos are too few or too alike to judge")
+    detail = f"Spearman correlation {correlation:.3f} over {len(rankings)} videos"
+    return Verdict(correlation >= smallest_correlation, detail, {"spearman": correlation})
 
 
 def ranking_correlation(scores: pa.Table, rankings: pa.Table) -> float | None:
     """Give Spearman's correlation of strength and score over the ranked videos; None where either is constant."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata  # the figures of metrics.py take more than this one
 
     score_of = dict(zip(scores["video_id"].to_pylist(), scores["score"].to_pylist(), strict=True))
     score_N = np.array([score_of[video_id] for video_id in rankings["video_id"].to_pylist()], float)
     strength_N = rankings["strength"].to_numpy()
     if len(score_N) < 2 or np.ptp(score_N) == 0 or np.ptp(strength_N) == 0:
         return None
-    return float(spearmanr(strength_N, score_N)[0])
-
-
-def _library(context: dg.AssetCheckExecutionContext) -> str:
-    operation = context.op_execution_context
-    if not operation.has_partition_key:
-        raise dg.Failure("a check is about one library: run it with the assets of a partition")
-    return library_name(operation.partition_key)
-
-
-def _versions(table: pa.Table) -> set[tuple[str, str]]:
-    return set(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+    return float(np.corrcoef(rankdata(strength_N), rankdata(score_N))[0, 1])
 
 
 def _result(
-    library: str,
-    passed: bool,
-    detail: str,
+    context: dg.AssetCheckExecutionContext,
+    tables: Lake,
+    judge: Callable[[Lake, str], Verdict],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-    **metadata: Any,
 ) -> dg.AssetCheckResult:
+    """Judge the run's library, or every library where the run has none, and tell of those that fail first."""
+    run = context.op_execution_context
+    libraries = [library_name(run.partition_key)] if run.has_partition_key else tables.libraries()
+    verdicts = sorted(((judge(tables, library), library) for library in libraries), key=lambda found: found[0].passed)
     return dg.AssetCheckResult(
-        passed=passed,
+        passed=all(verdict.passed for verdict, _ in verdicts),
         severity=severity,
-        description=f"{plain(library)}: {detail}",
-        metadata={"library": library, **metadata},
+        description="; ".join(f"{plain(library)}: {verdict.detail}" for verdict, library in verdicts[:10]),
+        metadata={"library": ", ".join(plain(library) for _, library in verdicts[:10])}
+        | (verdicts[0][0].metadata if verdicts else {}),
     )

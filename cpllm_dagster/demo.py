@@ -25,10 +25,11 @@ from cpllm_dagster.definitions import Settings, build_definitions
 from cpllm_dagster.demo_clips import render_libraries
 from cpllm_dagster.embedded_s3 import embedded_s3
 from cpllm_dagster.local_runs import run_libraries
-from cpllm_dagster.objects import VIDEO_SUFFIXES, VideoStore, partition_key
+from cpllm_dagster.objects import VideoStore, partition_key
 from cpllm_dagster.report import print_library, print_table
 from cpllm_dagster.tables import Lake
 from cpllm_model.errors import ConfigurationError
+from cpllm_model.samples import has_video_name
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUCKET = "cpllm-demo"
@@ -151,7 +152,7 @@ def upload_libraries(source: Path, endpoint_url: str) -> int:
         raise ConfigurationError(f"{str(source)!r} is not a folder")
     client = boto3.client("s3", endpoint_url=endpoint_url)
     client.create_bucket(Bucket=BUCKET)
-    paths = [path for path in sorted(source.rglob("*")) if path.is_file() and path.suffix.lower()[1:] in VIDEO_SUFFIXES]
+    paths = [path for path in sorted(source.rglob("*")) if path.is_file() and has_video_name(path.name)]
     if not paths:
         raise ConfigurationError(f"{str(source)!r} holds no video")
     for path in paths:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -34,19 +34,10 @@ from cpllm_model.errors import (
     ObjectMissingError,
     SourceReadError,
 )
-
-if TYPE_CHECKING:
-    from cpllm_model.samples import DecodeLimits
+from cpllm_model.samples import DecodeLimits, has_video_name
 
 log = logging.getLogger(__name__)
 
-#: Names with another ending are taken for no videos.
-# fmt: off
-VIDEO_SUFFIXES = frozenset({
-    "3g2", "3gp", "asf", "avi", "f4v", "flv", "ivf", "m1v", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4",
-    "mpeg", "mpg", "mts", "mxf", "ogv", "qt", "ts", "vob", "webm", "wmv",
-})
-# fmt: on
 #: Objects up to this size are downloaded whole; larger ones are read by ranges.
 DOWNLOAD_BYTES = 100_000_000
 LISTING_PAGE = 1000
@@ -82,7 +73,7 @@ class VideoListing(Iterator[VideoObject]):
 
     def __next__(self) -> VideoObject:
         for found in self._objects:
-            if found.uri.rpartition(".")[2].lower() in VIDEO_SUFFIXES:
+            if has_video_name(found.uri):
                 return found
             self.skipped += 1
         raise StopIteration

@@ -172,9 +172,7 @@ def _conform(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table
         raise LakeError(f"{table_name}: a value does not fit its column: {error}") from error
     for field, column in zip(wanted, table.columns, strict=True):
         if not field.nullable and column.null_count:
-            raise LakeError(
-                f"{table_name}.{field.name}: {column.null_count} of {len(column)} values are missing"
-            )
+            raise LakeError(f"{table_name}.{field.name}: {column.null_count} of {len(column)} values are missing")
     return table
 
 
@@ -194,9 +192,7 @@ def _check_numbers(column: str, array: pa.Array, bounds: tuple[float, float] | N
 
 def _check_keys(table_name: str, table: pa.Table) -> None:
     names = KEYS[table_name]
-    keys = pa.concat_arrays(
-        [chunk for name in names for chunk in table[name].chunks] or [pa.array([], _text)]
-    )
+    keys = pa.concat_arrays([chunk for name in names for chunk in table[name].chunks] or [pa.array([], _text)])
     codes = keys.dictionary_encode()
     # (a, b) and (b, a) are the same pair, so a pair's codes are sorted.
     codes_KN = np.sort(codes.indices.to_numpy().astype(np.int64).reshape(len(names), -1), axis=0)
@@ -205,9 +201,7 @@ def _check_keys(table_name: str, table: pa.Table) -> None:
     numbers_N, counts_N = np.unique(codes_KN[0] * len(codes.dictionary) + codes_KN[-1], return_counts=True)
     if len(twice := numbers_N[counts_N > 1]):
         first = [codes.dictionary[int(code)].as_py() for code in divmod(twice[0], len(codes.dictionary))]
-        raise LakeError(
-            f"{table_name}: {len(twice)} keys stand twice or more, the first {first[: len(names)]}"
-        )
+        raise LakeError(f"{table_name}: {len(twice)} keys stand twice or more, the first {first[: len(names)]}")
 
 
 def _check_status(table_name: str, table: pa.Table) -> None:

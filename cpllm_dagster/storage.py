@@ -131,9 +131,7 @@ class BucketStorage:
         with _translated(self.address):
             for start in range(0, len(names), 1000):
                 keys = [{"Key": self.prefix + name} for name in names[start : start + 1000]]
-                answer = self._client.delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True}
-                )
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
                 for failure in answer.get("Errors", ()):
                     raise LakeError(f"{self.address}{failure['Key']}: not deleted ({failure['Code']})")
 

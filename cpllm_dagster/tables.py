@@ -216,9 +216,7 @@ class Lake:
 
         A query sees each library's table as published last; it can read nothing else, and write nothing.
         """
-        return sql.connect(
-            SCHEMAS, lambda table_name: sorted(self._published(table_name).values()), self._storage.open
-        )
+        return sql.connect(SCHEMAS, lambda table_name: sorted(self._published(table_name).values()), self._storage.open)
 
 
 def _file_name(table_name: str, library: str) -> str:
@@ -244,16 +242,12 @@ def _quoted(name: str) -> str:
 
 def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
     try:
-        pq.write_table(
-            table, path, compression="zstd", row_group_size=rows_per_group, write_page_checksum=True
-        )
+        pq.write_table(table, path, compression="zstd", row_group_size=rows_per_group, write_page_checksum=True)
         written = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise LakeError(f"{path}: cannot be written: {error}") from error
     if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(table.schema):
-        raise LakeError(
-            f"{path}: holds {written.num_rows} rows of {len(table)} after writing, or another schema"
-        )
+        raise LakeError(f"{path}: holds {written.num_rows} rows of {len(table)} after writing, or another schema")
 
 
 def _newest(table_name: str, table: pa.Table) -> pa.Table:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cpllm_model.errors import CPLLMError, VideoError
-from cpllm_model.samples import VIDEO_SUFFIXES
+from cpllm_model.samples import has_video_name
 
 if TYPE_CHECKING:
     from cpllm_model.predictor import Description, QualityPredictor, Rating, VisualTokens
@@ -194,7 +194,7 @@ def _find(paths: list[Path]) -> list[Path]:
     """Give the named files, and the videos in the named folders, in order."""
     found: list[Path] = []
     for path in map(_existing, paths):
-        inside = (p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        inside = (p for p in path.rglob("*") if has_video_name(p.name) and p.is_file())
         found += sorted(inside) if path.is_dir() else [path]
     if not found:
         raise typer.BadParameter(f"no video in {', '.join(map(str, paths))}")

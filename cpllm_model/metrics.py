@@ -9,11 +9,12 @@ Shapes: N videos.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 from scipy.special import expit
-from scipy.stats import kendalltau, pearsonr, spearmanr
+from scipy.stats import kendalltau, rankdata
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,12 @@ def agreement(prediction_N: np.ndarray, mos_N: np.ndarray) -> Agreement:
     """
     prediction_N, mos_N = _checked(prediction_N, mos_N)
     fitted_N = fit_logistic(prediction_N, mos_N)
-    varies = np.ptp(prediction_N) > 0 and np.ptp(mos_N) > 0
     return Agreement(
         count=len(mos_N),
-        srcc=float(spearmanr(prediction_N, mos_N).statistic) if varies else np.nan,
-        krcc=float(kendalltau(prediction_N, mos_N).statistic) if varies else np.nan,
-        plcc=float(pearsonr(prediction_N, mos_N).statistic) if varies else np.nan,
-        plcc_fitted=float(pearsonr(fitted_N, mos_N).statistic) if varies and np.ptp(fitted_N) > 0 else np.nan,
+        srcc=_pearson(rankdata(prediction_N), rankdata(mos_N)),
+        krcc=_kendall(prediction_N, mos_N),
+        plcc=_pearson(prediction_N, mos_N),
+        plcc_fitted=_pearson(fitted_N, mos_N),
         rmse_fitted=float(np.sqrt(np.mean((fitted_N - mos_N) ** 2))),
         pair_accuracy=pair_accuracy(prediction_N, mos_N),
     )
@@ -80,16 +80,21 @@ def fit_logistic(prediction_N: np.ndarray, mos_N: np.ndarray) -> np.ndarray:
         return np.full(len(mos_N), mos_N.mean())
     x_N = (prediction_N - prediction_N.mean()) / prediction_N.std()
     y_N = (mos_N - mos_N.mean()) / mos_N.std()
-    low, high = (y_N.min(), y_N.max()) if np.mean(x_N * y_N) >= 0 else (y_N.max(), y_N.min())
 
-    def curve(b: np.ndarray) -> np.ndarray:
-        return (b[0] - b[1]) * expit((x_N - b[2]) * np.exp(-b[3])) + b[1]
+    def curve(centre_and_width: np.ndarray) -> np.ndarray:
+        centre, log_width = centre_and_width
+        step_N = expit((x_N - centre) / np.exp(log_width))
+        # The two levels are linear in the MOS, so the best ones follow from centre and width.
+        slope = np.mean((step_N - step_N.mean()) * y_N) / max(np.var(step_N), np.finfo(float).tiny)
+        return slope * (step_N - step_N.mean())
 
-    # Several widths to start from: the error has local minima.
-    starts = [[high, low, 0.0, np.log(width)] for width in (0.25, 0.5, 1.0, 2.0)]
-    fits = [least_squares(lambda b: curve(b) - y_N, start, max_nfev=2000) for start in starts]
-    best = min(fits, key=lambda fit: fit.cost)
-    return curve(best.x) * mos_N.std() + mos_N.mean()
+    # Beyond these bounds the curve is a line or a step. The error has local minima, hence several starts.
+    bounds = ([-10.0, np.log(0.02)], [10.0, np.log(50.0)])
+    fits = [
+        least_squares(lambda b: curve(b) - y_N, [0.0, np.log(width)], bounds=bounds, max_nfev=200)
+        for width in (0.25, 1.0, 4.0)
+    ]
+    return curve(min(fits, key=lambda fit: fit.cost).x) * mos_N.std() + mos_N.mean()
 
 
 def pair_accuracy(prediction_N: np.ndarray, mos_N: np.ndarray, least_gap: float = 0.0) -> float:
@@ -115,6 +120,17 @@ def pair_accuracy(prediction_N: np.ndarray, mos_N: np.ndarray, least_gap: float 
         right += float(np.sum((1 + agrees[counted]) / 2))
         pairs += int(counted.sum())
     return right / pairs if pairs else np.nan
+
+
+def _pearson(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    if np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
+        return np.nan
+    return float(np.corrcoef(a_N, b_N)[0, 1])
+
+
+def _kendall(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    tau: Any = kendalltau(a_N, b_N)
+    return float(tau.statistic)
 
 
 def _checked(prediction_N: np.ndarray, mos_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

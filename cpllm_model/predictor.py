@@ -22,9 +22,9 @@ from cpllm_model import checkpoint
 from cpllm_model.errors import CheckpointError, InferenceError, SourceReadError, VideoError
 from cpllm_model.modeling import CPLLMForVideoQuality
 from cpllm_model.processing import CPLLMProcessor
+from cpllm_model.samples import DecodeLimits, VideoSamples
 from cpllm_model.sandbox import DecodeSandbox
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
-from cpllm_model.samples import DecodeLimits, VideoSamples
 
 Answer = TypeVar("Answer")
 

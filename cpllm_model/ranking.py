@@ -68,10 +68,12 @@ def next_pairs(
         estimate_N = (estimate_N + _normal_quantiles(strength_N)) / 2
     shift_N = np.random.default_rng(round_index).uniform(-_JITTER_SD, _JITTER_SD, n)
     order_N = np.argsort(estimate_N + shift_N, kind="stable")
-    chosen_P2 = np.sort(np.stack([order_N[:-1], order_N[1:]], axis=1), axis=1)
-    compared_P2 = np.sort(np.reshape(compared_P2, (-1, 2)), axis=1)
-    codes = np.setdiff1d(_codes(chosen_P2, n), _codes(compared_P2, n))
-    return np.stack(np.divmod(codes, max(n, 1)), axis=1)
+    chosen = np.sort(_codes(n, order_N[:-1], order_N[1:]))
+    compared = _codes(n, *np.reshape(compared_P2, (-1, 2)).T)
+    place = np.searchsorted(chosen, compared)
+    repeated = np.zeros(len(chosen) + 1, dtype=bool)
+    repeated[place[chosen.take(place, mode="clip") == compared] if len(chosen) else []] = True
+    return np.stack(np.divmod(chosen[~repeated[:-1]], max(n, 1)), axis=1)
 
 
 def _normal_quantiles(value_N: np.ndarray) -> np.ndarray:
@@ -81,8 +83,9 @@ def _normal_quantiles(value_N: np.ndarray) -> np.ndarray:
     return ndtri((place_N + 0.5) / max(len(value_N), 1))
 
 
-def _codes(pairs_P2: np.ndarray, n: int) -> np.ndarray:
-    return pairs_P2[:, 0].astype(np.int64) * n + pairs_P2[:, 1]
+def _codes(n: int, one_P: np.ndarray, other_P: np.ndarray) -> np.ndarray:
+    """Number pairs of n items, whichever item stands first."""
+    return np.minimum(one_P, other_P).astype(np.int64) * n + np.maximum(one_P, other_P)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +131,7 @@ def bradley_terry(
     """
     data = _Comparisons(n, *_merge(n, np.asarray(pairs_P2), np.asarray(probability_P, dtype=float)))
     strength_N = data.fit(np.zeros(n) if start_N is None else np.asarray(start_N, dtype=float))
-    comparisons_N = np.bincount(data.pairs_P2.ravel(), np.repeat(data.counts_P, 2), n).astype(np.int64)
-    return BradleyTerry(strength_N, comparisons_N, data)
+    return BradleyTerry(strength_N, data.degrees(), data)
 
 
 def rank(strength_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,44 +153,53 @@ def rank(strength_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return n - not_better_N + 1, percentile_N
 
 
-def _merge(
-    n: int, pairs_P2: np.ndarray, probability_P: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return distinct pairs (i < j), and for each the sum of outcomes, of their squares, and their number."""
-    pairs_P2 = pairs_P2.reshape(-1, 2).astype(np.int64)
-    if len(pairs_P2) != len(probability_P):
-        raise ValueError(f"{len(pairs_P2)} pairs but {len(probability_P)} probabilities")
-    if len(pairs_P2) and (pairs_P2.min() < 0 or pairs_P2.max() >= n):
+def _merge(n: int, pairs_P2: np.ndarray, probability_P: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return, by distinct pair, its items i < j, the sum of i's outcomes, of their squares, and their number."""
+    one_P, other_P = pairs_P2.reshape(-1, 2).T
+    if len(one_P) != len(probability_P):
+        raise ValueError(f"{len(one_P)} pairs but {len(probability_P)} probabilities")
+    if len(one_P) and (pairs_P2.min() < 0 or pairs_P2.max() >= n):
         raise ValueError(f"pairs name items {pairs_P2.min()}..{pairs_P2.max()}, outside of 0..{n - 1}")
-    if (pairs_P2[:, 0] == pairs_P2[:, 1]).any():
+    if (one_P == other_P).any():
         raise ValueError("an item is compared with itself")
     if not ((probability_P >= 0) & (probability_P <= 1)).all():
         raise ValueError("a probability is outside of [0, 1]")
-    wins_P = np.where(pairs_P2[:, 0] > pairs_P2[:, 1], 1 - probability_P, probability_P)
-    codes_P = _codes(np.sort(pairs_P2, axis=1), n)
+    wins_P = np.where(one_P > other_P, 1 - probability_P, probability_P)
+    codes = _codes(n, one_P, other_P)
     # Sorted by pair and outcome, so that sums do not depend on the order of the input.
-    order_P = np.lexsort((wins_P, codes_P))
-    codes, first, counts = np.unique(codes_P[order_P], return_index=True, return_counts=True)
-    if not len(codes):
-        return pairs_P2, wins_P, wins_P, wins_P
-    wins_P = wins_P[order_P]
-    pairs = np.stack(np.divmod(codes, n), axis=1)
-    return pairs, np.add.reduceat(wins_P, first), np.add.reduceat(wins_P**2, first), counts.astype(float)
+    order = np.lexsort((wins_P, codes))
+    codes, wins_P = codes[order], wins_P[order]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    first_P, second_P = (item.astype(np.int32) for item in np.divmod(codes[starts], max(n, 1)))
+    counts_P = np.diff(starts, append=len(codes)).astype(float)
+    if not len(starts):
+        return first_P, second_P, wins_P, wins_P, counts_P
+    return first_P, second_P, np.add.reduceat(wins_P, starts), np.add.reduceat(wins_P**2, starts), counts_P
 
 
 class _Comparisons:
     """Outcomes merged by pair (i < j), and the penalized likelihood over them."""
 
     def __init__(
-        self, n: int, pairs_P2: np.ndarray, wins_P: np.ndarray, squares_P: np.ndarray, counts_P: np.ndarray
+        self,
+        n: int,
+        first_P: np.ndarray,
+        second_P: np.ndarray,
+        wins_P: np.ndarray,
+        squares_P: np.ndarray,
+        counts_P: np.ndarray,
     ) -> None:
-        self.n, self.pairs_P2 = n, pairs_P2
+        self.n, self.first_P, self.second_P = n, first_P, second_P
         self.wins_P, self.squares_P, self.counts_P = wins_P, squares_P, counts_P
-        ends = np.concatenate([pairs_P2, pairs_P2[:, ::-1]])
+        rows, columns = np.concatenate([first_P, second_P]), np.concatenate([second_P, first_P])
         # Entries are 1 + the index of the pair, since a zero may be dropped.
-        pair_number = np.tile(np.arange(1, len(pairs_P2) + 1, dtype=np.int32), 2)
-        self._edges = sp.csr_array((pair_number, (ends[:, 0], ends[:, 1])), shape=(n, n))
+        pair_number = np.tile(np.arange(1, len(first_P) + 1, dtype=np.int32), 2)
+        self._edges = sp.csr_array((pair_number, (rows, columns)), shape=(n, n))
         self._entry_pair: np.ndarray = np.asarray(self._edges.data, dtype=np.int32) - 1
+
+    def degrees(self) -> np.ndarray:
+        """Return how many comparisons each item took part in."""
+        return self._per_item(self.counts_P, 1).astype(np.int64)
 
     def components(self) -> np.ndarray:
         """Return the number of each item's connected component."""
@@ -226,15 +237,16 @@ class _Comparisons:
 
     def _evaluate(self, strength_N: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Return the log posterior, its gradient, and each pair's information."""
-        first_P, second_P = self.pairs_P2[:, 0], self.pairs_P2[:, 1]
-        gap_P = strength_N[first_P] - strength_N[second_P]
+        gap_P = strength_N[self.first_P] - strength_N[self.second_P]
         expected_P = expit(gap_P)
         value = self.wins_P @ gap_P - self.counts_P @ np.logaddexp(0.0, gap_P)
         value -= strength_N @ strength_N / (2 * PRIOR_SD**2)
-        surplus_P = self.wins_P - self.counts_P * expected_P
-        gradient_N = np.bincount(first_P, surplus_P, self.n) - np.bincount(second_P, surplus_P, self.n)
-        gradient_N -= strength_N / PRIOR_SD**2
+        gradient_N = self._per_item(self.wins_P - self.counts_P * expected_P, -1) - strength_N / PRIOR_SD**2
         return float(value), gradient_N, self.counts_P * expected_P * (1 - expected_P)
+
+    def _per_item(self, value_P: np.ndarray, sign: int) -> np.ndarray:
+        """Sum over the pairs of each item: the value where it is the first, `sign` times it where the second."""
+        return np.bincount(self.first_P, value_P, self.n) + sign * np.bincount(self.second_P, value_P, self.n)
 
     def _dispersion(self, strength_N: np.ndarray, weight_P: np.ndarray) -> float:
         """Return the scatter of outcomes about the fit, 1 for coin flips; 1 where too few tell."""
@@ -242,7 +254,7 @@ class _Comparisons:
         freedom = total - (self.n - len(np.unique(self.components())))
         if freedom <= 0 or not weight_P.sum():
             return 1.0
-        expected_P = expit(strength_N[self.pairs_P2[:, 0]] - strength_N[self.pairs_P2[:, 1]])
+        expected_P = expit(strength_N[self.first_P] - strength_N[self.second_P])
         squares = (self.squares_P - 2 * expected_P * self.wins_P + self.counts_P * expected_P**2).sum()
         return max(float(squares / weight_P.sum() * total / freedom), _LEAST_DISPERSION)
 
@@ -258,11 +270,9 @@ class _Comparisons:
         is exact and most of the whole, and the second is averaged over the draws.
         """
         random = np.random.default_rng(0)
-        first_P, second_P = self.pairs_P2[:, 0], self.pairs_P2[:, 1]
         noise_NK = random.standard_normal((self.n, _DRAWS)) / PRIOR_SD
         for k in range(_DRAWS):
-            noise_P = np.sqrt(weight_P) * random.standard_normal(len(weight_P))
-            noise_NK[:, k] += np.bincount(first_P, noise_P, self.n) - np.bincount(second_P, noise_P, self.n)
+            noise_NK[:, k] += self._per_item(np.sqrt(weight_P) * random.standard_normal(len(weight_P)), -1)
         draw_NK = information.solve(noise_NK)
         draw_NK -= draw_NK.mean(axis=0) + noise_NK / information.diagonal_N[:, None]
         return 1 / information.diagonal_N + (draw_NK**2).mean(axis=1)

@@ -17,6 +17,18 @@ from safetensors.numpy import load, save
 
 from cpllm_model.sampling import SamplingSettings
 
+# fmt: off
+_VIDEO_SUFFIXES = frozenset({
+    "3g2", "3gp", "asf", "avi", "f4v", "flv", "ivf", "m1v", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4",
+    "mpeg", "mpg", "mts", "mxf", "ogv", "qt", "ts", "vob", "webm", "wmv",
+})
+# fmt: on
+
+
+def has_video_name(name: str) -> bool:
+    """Tell by its ending whether a file or object is taken for a video; what it really is, decoding tells."""
+    return name.rpartition(".")[2].lower() in _VIDEO_SUFFIXES
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -61,7 +73,7 @@ class DecodeLimits:
         max_file_bytes: size of the file.
         wall_s: deadline for one video, reading included.
         cpu_s: processor time for one video.
-        address_space_bytes: memory a decoding process may map; about 0.3 GB are mapped before a video.
+        address_space_bytes: memory a decoding process may map; 0.2 GiB are before a video, 8K takes 1.5 GiB.
     """
 
     max_frame_px: int = 8192 * 4320
@@ -70,7 +82,7 @@ class DecodeLimits:
     max_file_bytes: int = 1 << 38
     wall_s: float = 30.0
     cpu_s: int = 25
-    address_space_bytes: int = 3 << 30
+    address_space_bytes: int = 2 << 30
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ when one of them breaks it. In: a file object. Out: what `video.py` gives, or it
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -125,7 +126,7 @@ class _Child:
         self.videos = 0
         self.is_spent = False
         self._limits = limits
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         ours, theirs = socket.socketpair()
         self._wire = _Wire(ours)
         with theirs:
@@ -160,11 +161,12 @@ class _Child:
                 answer, payload = self._wire.receive(most_bytes)
                 if answer.get("kind") != "read":
                     break
+                data = b""
                 try:
-                    data = b"" if read_error else _read(file, answer)
+                    data = _read(file, answer) if read_error is None else b""
                 except Exception as error:
                     read_error = error
-                self._wire.send({"ok": read_error is None}, b"" if read_error else data)
+                self._wire.send({"ok": read_error is None}, data)
         except TimeoutError:
             self.is_spent = True
             self.kill()
@@ -331,8 +333,10 @@ def _child_main(socket_fd: int, limits: DecodeLimits) -> None:
     threading.stack_size(1 << 18)
     threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
     _lock_down(limits)
+    gc.freeze()
     wire.send({"kind": "ready"})
     while True:
+        gc.collect()  # PyAV's containers and streams refer to each other and hold hundreds of megabytes
         try:
             request, _ = wire.receive(0)
         except EOFError:

@@ -25,8 +25,8 @@ from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
 from cpllm_dagster.schemas import SCHEMAS
 from cpllm_dagster.tables import video_id
 from cpllm_model.errors import VideoError
-from cpllm_model.sandbox import DecodeSandbox
 from cpllm_model.samples import DecodeLimits, VideoInfo
+from cpllm_model.sandbox import DecodeSandbox
 
 #: What the parts of a catalogue that a broken run has probed lie under, beside the names of models.
 PROBED = "probed"

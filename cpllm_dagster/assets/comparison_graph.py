@@ -87,7 +87,7 @@ class ComparisonGraph:
     @property
     def unfinished(self) -> bool:
         """Whether there are comparisons to be made."""
-        return len(self) > 1 and not (self._settled_N.all() and self._joined)
+        return len(self) > 1 and not (self._settled_N.all() and self._in_one_piece)
 
     def rounds(self) -> Iterator[list[tuple[str, str]]]:
         """Yield each round's pairs of video ids; the answers are to be added before the next round is asked for.
@@ -95,11 +95,11 @@ class ComparisonGraph:
         Only pairs with a video that has no published comparison are made, so that a new video costs what one video
         costs. Where videos that were taken away left the rest in pieces, the first round joins all.
         """
-        ids, joins, strengths = self.video_ids, not self._joined, self.strengths()
+        ids, in_one_piece, strengths = self.video_ids, self._in_one_piece, self.strengths()
         for round_index in range(round_count(len(self))):
             fitted_N = strengths.strength_N if len(self._pairs_P2) else None
             pairs_P2 = next_pairs(self._score_N, self._pairs_P2, fitted_N, round_index)
-            if not (joins and round_index == 0):
+            if in_one_piece or round_index:
                 pairs_P2 = pairs_P2[~self._settled_N[pairs_P2].all(axis=1)]
             yield [(ids[a], ids[b]) for a, b in pairs_P2]
             strengths = self.strengths(strengths.strength_N)
@@ -109,8 +109,9 @@ class ComparisonGraph:
         return bradley_terry(len(self), self._pairs_P2, self._probability_P, start_N)
 
     @property
-    def _joined(self) -> bool:
-        return not self.strengths().component_N.any()
+    def _in_one_piece(self) -> bool:
+        """Whether published comparisons join all videos that have any."""
+        return len(np.unique(self.strengths().component_N[self._settled_N])) <= 1
 
     def _extend(self, pairs_P2: np.ndarray, probability_P: np.ndarray, order_gap_P: np.ndarray) -> None:
         self._pairs_P2 = np.concatenate([self._pairs_P2, pairs_P2])

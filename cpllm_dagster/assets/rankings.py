@@ -8,7 +8,6 @@ from itertools import islice
 
 import dagster as dg
 import pyarrow as pa
-
 from pydantic import Field
 
 from cpllm_dagster.assets.batch_config import BatchConfig

@@ -132,6 +132,9 @@ def make_corpus(
 
     Returns:
         the manifest's path.
+
+    Raises:
+        ValueError: there is not one content.
     """
     for folder in ("planes", "contents"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -147,6 +150,8 @@ def make_corpus(
                 report(f"{done}/{len(todo)} {content.source}: left out, {error}")
     manifest = out / "manifest.parquet"
     parts = sorted((out / "contents").glob("*.parquet"))
+    if not parts:
+        raise ValueError(f"no content could be made in {out}")
     pq.write_table(pa.concat_tables([pq.read_table(part, schema=SCHEMA) for part in parts]), manifest)
     return manifest
 
@@ -222,33 +227,33 @@ def _make_clip(
     }, planes_TJW
 
 
-def film(content: Content, rng: np.random.Generator) -> np.ndarray:
-    """Give the pristine frames of a content, uint8 (T, J, W)."""
+def film(content: Content, rng: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
+    """Give the first `frames` pristine frames of a content, uint8 (T, J, W); `rng` chooses size and camera."""
     width, height = SIZES_PX[rng.integers(len(SIZES_PX))]
     if content.kind == "clip":
-        return _film_clip(content, rng)
+        return _film_clip(content, rng, frames)
     if content.kind == "scene":
-        frames = render_scene(int(content.source), width, height, FRAMES)
+        frames_THW3 = render_scene(int(content.source), width, height, frames)
     else:
         with Image.open(content.source) as opened:
             picture = opened.convert("RGB")
         picture = _mirrored(picture, int(width * 1.3), int(height * 1.3))
-        frames = animate(picture, CameraPath.draw(rng), FRAMES, (width, height), rng)
-    return encode.rgb_to_planes(frames)
+        frames_THW3 = animate(picture, CameraPath.draw(rng), frames, (width, height), rng)
+    return encode.rgb_to_planes(frames_THW3)
 
 
-def _film_clip(content: Content, rng: np.random.Generator) -> np.ndarray:
+def _film_clip(content: Content, rng: np.random.Generator, frames: int) -> np.ndarray:
     width, height, frame_count = encode.probe_own(content.source)
     scale = 2 if content.halve and min(width, height) >= 400 else 1
     while width // scale > MAX_WIDTH_PX:
         scale *= 2
     width, height = width // scale // 2 * 2, height // scale // 2 * 2
-    start = int(rng.integers(0, max(1, frame_count - FRAMES)))
+    start = int(rng.integers(0, max(1, frame_count - frames)))
     source = ffmpeg.input(content.source).filter("trim", start_frame=start).filter("setpts", "PTS-STARTPTS")
     source = source.filter("scale", width, height, flags="area", out_range="tv").filter("format", "yuv420p")
-    planes_TJW = encode.read_planes(source, width, height, FRAMES)
-    if len(planes_TJW) < FRAMES:
-        raise ValueError(f"{content.source}: {len(planes_TJW)} frames, {FRAMES} are needed")
+    planes_TJW = encode.read_planes(source, width, height, frames)
+    if len(planes_TJW) < frames:
+        raise ValueError(f"{content.source}: {len(planes_TJW)} frames, {frames} are needed")
     return planes_TJW
 
 

@@ -29,6 +29,7 @@ from cpllm_dagster.batch import (
     compare_pairs,
     score_videos,
 )
+from cpllm_dagster.model_stage import REFUSALS_WITHOUT_AN_ANSWER
 from cpllm_dagster.objects import VideoObject, VideoStore
 from cpllm_dagster.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer
 from cpllm_model import checkpoint
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     from tests.cpllm_dagster.conftest import Bucket
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-LIMITS = DecodeLimits()
-FAST = BatchSettings(decode_cpus=0.1, model_cpus=0.1, decode_deadline_s=4, model_deadline_s=1.5, batch_size=3)
+#: The limits stand in the command line of a sandbox; a number of our own tells it from others on the machine.
+LIMITS = DecodeLimits(max_frames=8_000_000 + os.getpid())
+FAST = BatchSettings(decode_cpus=0.1, model_cpus=0.1, decode_deadline_s=5, model_deadline_s=1.5, batch_size=3)
 FAULTS = {
     "exit": lambda: os._exit(1),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -151,7 +153,7 @@ def wait_until_gone(*names: str, limit_s: float = 15) -> None:
         time.sleep(0.1)
 
 
-WORKER_PROCESSES = ("ray::FaultyDecodeWorker", "ray::FaultyModelWorker", "cpllm_model.sandbox")
+WORKER_PROCESSES = ("ray::FaultyDecodeWorker", "ray::FaultyModelWorker", f'"max_frames": {LIMITS.max_frames}')
 
 
 # --- faults ------------------------------------------------------------------------------------------------
@@ -199,10 +201,9 @@ def test_an_error_of_a_decode_worker_ends_the_run_after_what_finished(films: Any
 
 @pytest.mark.usefixtures("faulty_workers")
 def test_a_model_that_answers_nothing_ends_the_run(films: Any) -> None:
-    store, items = films("model-raise")
-    copies = [dataclasses.replace(items[0], video_id=str(number)) for number in range(3)]
+    store, (item,) = films("model-raise")
     with pytest.raises(RuntimeError, match="injected into model"):
-        list(score(store, copies, FAST))
+        list(score(store, [item] * REFUSALS_WITHOUT_AN_ANSWER, dataclasses.replace(FAST, attempts=1)))
 
 
 @pytest.mark.usefixtures("faulty_workers")

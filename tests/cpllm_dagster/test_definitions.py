@@ -1,0 +1,126 @@
+"""Definitions load quickly, quietly and without torch or Ray; what is wrong in the environment is one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from cpllm_dagster.definitions import build_definitions, read_settings
+from cpllm_model.errors import ConfigurationError, CPLLMError
+
+CHECKOUT = Path(__file__).parents[2]
+VARIABLES = ("CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_S3_ENDPOINT_URL", "CPLLM_RAY_ADDRESS")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """An environment with just what is required."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CPLLM_CATALOG_URI", str(tmp_path))
+    monkeypatch.setenv("CPLLM_LAKE_URI", str(tmp_path / "lake"))
+    return monkeypatch
+
+
+def test_definitions_load_without_torch_ray_or_warnings(tmp_path: Path) -> None:
+    program = """
+import json, sys
+from dagster import Definitions
+import cpllm_dagster.definitions as module
+found = module.defs()
+repository = found.get_repository_def()
+print(json.dumps({
+    "heavy": sorted({"torch", "ray", "transformers", "av", "matplotlib", "moto"} & set(sys.modules)),
+    "assets": sorted(key.to_user_string() for key in repository.assets_defs_by_key),
+    "jobs": sorted(name for name in repository.job_names if not name.startswith("__")),
+    "checks": len(repository.asset_checks_defs_by_key),
+}))
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment |= {"CPLLM_CATALOG_URI": str(tmp_path), "CPLLM_LAKE_URI": str(tmp_path / "lake")}
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "heavy": [],
+        "assets": [
+            "pairwise_comparisons", "quality_descriptions", "quality_rankings", "quality_scores", "video_catalog",
+            "visual_features",
+        ],
+        "jobs": ["score_all_libraries", "score_library"],
+        "checks": 4,
+    }  # fmt: skip
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("CPLLM_CATALOG_URI", None, "CPLLM_CATALOG_URI is not set"),
+        ("CPLLM_CATALOG_URI", "  ", "CPLLM_CATALOG_URI is not set"),
+        ("CPLLM_CATALOG_URI", "gs://bucket", "gs://bucket"),
+        ("CPLLM_LAKE_URI", None, "CPLLM_LAKE_URI is not set"),
+        ("CPLLM_LAKE_URI", "ftp://host/lake", "ftp"),
+        ("CPLLM_MODEL", "no-such-model", "no-such-model"),
+        ("CPLLM_S3_ENDPOINT_URL", "localhost:9000", "CPLLM_S3_ENDPOINT_URL is 'localhost:9000'"),
+    ],
+)
+def test_a_missing_or_wrong_value_is_one_sentence(
+    environment: pytest.MonkeyPatch, name: str, value: str | None, sentence: str
+) -> None:
+    if value is None:
+        environment.delenv(name)
+    else:
+        environment.setenv(name, value)
+    with pytest.raises(CPLLMError, match=sentence) as raised:
+        build_definitions(read_settings())
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_given_goes_before_the_environment(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("CPLLM_RAY_ADDRESS", "ray://head:10001")
+    settings = read_settings(lake=str(tmp_path / "other"))
+    assert settings.lake_uri == str(tmp_path / "other")
+    assert settings.catalog_uri == str(tmp_path)
+    assert (settings.model, settings.s3_endpoint_url, settings.ray_address) == ("tiny", None, "ray://head:10001")
+    assert read_settings().lake_uri == str(tmp_path / "lake")
+
+
+def test_a_hostile_endpoint_is_refused_without_its_password(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CPLLM_S3_ENDPOINT_URL", "http://user:secret@host")
+    with pytest.raises(ConfigurationError) as raised:
+        build_definitions(read_settings())
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("environment")
+def test_every_knob_is_described() -> None:
+    repository = build_definitions(read_settings()).get_repository_def()
+    for name in ("video_catalog", "quality", "pairwise_comparisons"):
+        (node,) = [node for node in repository.get_job("score_library").nodes if node.name == name]
+        fields = node.definition.config_schema.config_type.fields
+        assert fields
+        assert all(field.description for field in fields.values())
+
+
+def test_the_instance_configuration_is_accepted_by_dagster(tmp_path: Path) -> None:
+    configuration = CHECKOUT / "infra" / "dagster" / "dagster.yaml"
+    (tmp_path / "dagster.yaml").write_text(configuration.read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        limits = instance.get_concurrency_config().run_queue_config
+        assert limits is not None and limits.tag_concurrency_limits == [
+            {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+        ]
+        assert instance.run_monitoring_enabled and instance.run_retries_enabled and not instance.telemetry_enabled
+
+
+def test_the_workspace_names_the_definitions() -> None:
+    (location,) = yaml.safe_load((CHECKOUT / "workspace.yaml").read_text())["load_from"]
+    assert location["python_module"]["module_name"] == "cpllm_dagster.definitions"

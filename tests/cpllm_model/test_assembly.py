@@ -1,0 +1,96 @@
+"""Models put together from local folders of SigLIP, SigLIP 2, VideoPrism and Qwen3, at the smallest sizes."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Siglip2Config,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipModel,
+    VideoPrismVisionConfig,
+    VideoPrismVisionModel,
+)
+
+from cpllm_model.assembly import assemble
+from cpllm_model.config import CPLLMConfig
+from cpllm_model.errors import CheckpointError, ConfigurationError
+from cpllm_model.predictor import QualityPredictor
+from cpllm_model.processing import train_tokenizer
+from cpllm_model.samples import VideoInfo, VideoSamples
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    text = SMALL | {"bos_token_id": 0, "eos_token_id": 1, "vocab_size": 64}
+    one, two = SMALL | {"image_size": 32, "patch_size": 16}, SMALL | {"num_patches": 16, "patch_size": 8}
+    SiglipModel(SiglipConfig(vision_config=one, text_config=text)).save_pretrained(folder / "siglip")
+    Siglip2Model(Siglip2Config(vision_config=two, text_config=text)).save_pretrained(folder / "siglip2")
+    vision = VideoPrismVisionConfig(
+        image_size=64, num_frames=4, tubelet_size=[1, 16, 16], hidden_size=32, intermediate_size=64,
+        num_attention_heads=4, num_spatial_layers=1, num_temporal_layers=1,
+    )  # fmt: skip
+    VideoPrismVisionModel(vision).save_pretrained(folder / "videoprism")
+    tokenizer = train_tokenizer(["hello"])
+    qwen = Qwen3Config(**SMALL, vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)
+    Qwen3ForCausalLM(qwen).save_pretrained(folder / "qwen3")
+    tokenizer.save_pretrained(folder / "qwen3")
+    return folder
+
+
+def samples(settings):
+    rng = np.random.default_rng(0)
+    side, mosaic = settings.context_size_px, settings.mosaic_px
+    return VideoSamples(
+        info=VideoInfo(2.0, 640, 360, 25.0, "h264", "yuv420p", 0, None, 50),
+        plan="keyframe",
+        damaged_frames=0,
+        segment_start_s=np.array([0.0, 1.0]),
+        segment_end_s=np.array([1.0, 2.0]),
+        context_NMCHW=rng.integers(0, 256, (2, settings.context_frames, 3, side, side), np.uint8),
+        bursts_NTCHW=rng.integers(16, 236, (2, settings.burst_frames, 3, mosaic, mosaic), np.uint8),
+    )
+
+
+@pytest.mark.parametrize(
+    ("context", "tower"), [("siglip", SiglipModel), ("siglip2", Siglip2Model)], ids=["siglip", "siglip2"]
+)
+def test_parts_keep_their_weights_and_answer_together(parts, tmp_path, context, tower):
+    config = assemble(
+        tmp_path, context=str(parts / context), pixel=str(parts / "videoprism"), text=str(parts / "qwen3")
+    )
+    assert config.size == "custom"
+    assert config.sampling_settings.context_size_px == 32
+    assert (config.sampling_settings.mosaic_px, config.sampling_settings.burst_frames) == (64, 4)
+    predictor = QualityPredictor.from_pretrained(str(tmp_path), device="cpu")
+    theirs = tower.from_pretrained(parts / context).vision_model.state_dict()
+    ours = predictor.model.context_encoder.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    tokens = predictor.encode([samples(predictor.sampling)])
+    (rating,), (description,) = predictor.rate(tokens), predictor.describe_tokens(tokens)
+    assert 1 <= rating.score <= 5 and len(rating.segment_score) == 2
+    assert isinstance(description.text, str) and description.distortions
+    assert 0 <= predictor.compare_tokens(tokens, tokens)[0].probability_a_better <= 1
+
+
+def test_what_cannot_be_assembled_is_said(parts, tmp_path):
+    with pytest.raises(ConfigurationError, match="'huge' is not one of base, large"):
+        assemble(tmp_path / "out", size="huge")
+    with pytest.raises(CheckpointError, match="no video encoder"):
+        assemble(
+            tmp_path / "out", context=str(parts / "siglip"), pixel=str(parts / "siglip"), text=str(parts / "qwen3")
+        )
+    with pytest.raises(CheckpointError, match="missing"):
+        assemble(tmp_path / "out", context=str(parts / "missing"), pixel=str(parts / "videoprism"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_name_their_parts():
+    assert CPLLMConfig.base().size == "base" and CPLLMConfig.large().size == "large"

@@ -1,0 +1,82 @@
+"""The model's commands as a person runs them."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from cpllm_model.cli import app
+
+RECORD = {
+    "path", "status", "score", "score_std", "level", "description", "distortions",
+    "segment_start_s", "segment_score", "error_type", "error_message",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(ladders, tmp_path):
+    """A folder with two good videos, one in a sub-folder, a broken one, and a file that is no video."""
+    (tmp_path / "sub").mkdir()
+    shutil.copy(ladders[0][0], tmp_path / "best.mp4")
+    shutil.copy(ladders[0][3], tmp_path / "sub" / "worst [red]bold[/].mp4")
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("no video")
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_score_gives_one_json_object_a_video_and_fails_for_the_broken_one(folder):
+    done = run("score", folder, "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == 1
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows) and len(rows) == 3
+    assert all(set(row) == RECORD for row in rows)
+    best, broken, worst = rows
+    assert best["status"] == worst["status"] == "ok" and best["score"] > worst["score"]
+    assert (broken["status"], broken["score"], broken["error_type"]) == ("failed", None, "not_a_video")
+
+
+def test_score_prints_a_table_and_succeeds_where_all_is_well(folder):
+    done = run("score", folder / "sub")
+    assert done.exit_code == 0
+    assert "worst" in done.stdout and "[red]" in done.stdout and "score" in done.stdout
+
+
+def test_compare_names_the_better_video(folder):
+    best, worst = folder / "best.mp4", folder / "sub" / "worst [red]bold[/].mp4"
+    done = run("compare", worst, best, "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["probability_a_better"] < 0.5
+    failed = run("compare", best, folder / "broken.mp4", "--json")
+    assert failed.exit_code == 1 and json.loads(failed.stdout)["error_type"] == "not_a_video"
+
+
+def test_rank_orders_videos_and_keeps_the_failed_ones(folder):
+    done = run("rank", folder, "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == 1
+    assert [row.get("rank") for row in rows] == [1, 2, None]
+    assert rows[0]["path"].endswith("best.mp4") and rows[2]["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["score", "/nowhere/at all.mp4"], "does not exist"),
+        (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
+        (["score"], "Missing argument"),
+        (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_status_2(folder, arguments, cause):
+    done = run(*(argument.format(folder=folder) for argument in arguments))
+    assert done.exit_code == 2
+    assert cause in " ".join(done.output.split())
+
+
+def test_an_empty_folder_is_wrong_use(tmp_path):
+    done = run("score", tmp_path)
+    assert done.exit_code == 2 and "no video in" in done.output
