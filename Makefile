@@ -13,10 +13,10 @@ VIDEOS ?=
 	touch $@
 
 demo: .venv/installed  ## score two libraries end to end, or your own: make demo VIDEOS=/some/folder
-	$(BIN)/cpllm demo $(if $(VIDEOS),--videos '$(VIDEOS)')
+	$(BIN)/cpllm demo $(if $(VIDEOS),'$(VIDEOS)')
 
 dev: .venv/installed  ## the Dagster UI on this machine, with an embedded S3 and two small libraries
-	$(BIN)/cpllm dev
+	$(BIN)/cpllm dev $(if $(VIDEOS),'$(VIDEOS)')
 
 test: .venv/installed  ## the fast tests
 	$(BIN)/python -m pytest

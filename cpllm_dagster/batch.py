@@ -7,8 +7,8 @@ of a failed batch one by one. What becomes of an exception:
 - a VideoError is that video's result; a video whose workers died `attempts` times gets a WorkerLostError;
 - the model raising `attempts` times for one video alone gives an InferenceError; but a model that answers none,
   and raises for several, ends the run;
-- anything else (storage settings, checkpoint, disk, a fault of decode workers) ends the run, after what has
-  finished was handed out.
+- an error of settings (storage, credentials, checkpoint), or a decode worker raising `attempts` times over one
+  video (a full disk, a fault of ours), ends the run, after what has finished was handed out.
 
 Ray must be initialised by the caller, and is imported where work begins. Knows nothing of Dagster or tables.
 """
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from cpllm_dagster.model_stage import ModelStage, Work
 from cpllm_dagster.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer, VideoItem
 from cpllm_model import checkpoint
-from cpllm_model.errors import VideoError, WorkerLostError
+from cpllm_model.errors import CPLLMError, VideoError, WorkerLostError
 
 if TYPE_CHECKING:
     from cpllm_dagster.actor_pool import ActorPool, Outcome
@@ -227,7 +227,7 @@ class _Scoring:
             batch_size=settings.batch_size,
             deadline_s=settings.model_deadline_s,
             attempts=settings.attempts,
-            retry=self._queue.append,
+            retry=self._decode_again,
         )
 
     def feed(self) -> None:
@@ -241,25 +241,33 @@ class _Scoring:
 
     def decoded(self, outcome: Outcome) -> list[VideoResult]:
         """Give the video that an outcome of a decode worker finishes, if it does."""
-        from cpllm_dagster.actor_pool import Broken, Failed, Lost
+        from cpllm_dagster.actor_pool import Answered, Broken, Failed
 
-        if isinstance(outcome, Failed | Broken):
+        if isinstance(outcome, Broken):
             raise outcome.error
         video: _Video = outcome.job
-        if isinstance(outcome, Lost):
-            if video.fails(self._settings.attempts, alone=True):
-                return [_result(video, WorkerLostError(video.name, outcome.cause))]
-            self._queue.append(video)
+        if isinstance(outcome, Answered):
+            video.report = outcome.value
+            if outcome.value.error:
+                return [_result(video, outcome.value.error)]
+            (self._model.alone if video.attempt > 1 else self._model.waiting).append(video)
             return []
-        video.report = outcome.value
-        if outcome.value.error:
-            return [_result(video, outcome.value.error)]
-        (self._model.alone if video.attempt > 1 else self._model.waiting).append(video)
-        return []
+        if isinstance(outcome, Failed) and isinstance(outcome.error, CPLLMError):
+            raise outcome.error
+        if not video.fails(self._settings.attempts, alone=True):
+            self._decode_again(video)
+            return []
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        return [_result(video, WorkerLostError(video.name, outcome.cause))]
 
     def scored(self, outcome: Outcome) -> list[VideoResult]:
         """Give the videos that an outcome of a model worker finishes."""
         return [_result(video, answer) for video, answer in self._model.take(outcome)]
+
+    def _decode_again(self, video: _Video) -> None:
+        video.samples = None
+        self._queue.append(video)
 
 
 def _taken(*sources: tuple[ActorPool, Callable[[Outcome], list[Any]]]) -> Iterator[Any]:

@@ -51,11 +51,13 @@ def run_libraries(
     return failed
 
 
-def run_library(definitions: dg.Definitions, library: str, instance: dg.DagsterInstance, log_level: str) -> None:
+def run_library(
+    definitions: dg.Definitions, library: str, instance: dg.DagsterInstance, log_level: str = "CRITICAL"
+) -> dg.ExecuteInProcessResult:
     """Materialize every asset of a library, with its checks; what the run raises is raised here."""
     key = partition_key(library)
     instance.add_dynamic_partitions(PARTITION_SET, [key])
-    definitions.resolve_job_def(score_library.name).execute_in_process(
+    return definitions.resolve_job_def(score_library.name).execute_in_process(
         partition_key=key,
         instance=instance,
         run_config={"loggers": {"console": {"config": {"log_level": log_level}}}},

@@ -8,19 +8,24 @@ Knows nothing of where the files lie.
 from __future__ import annotations
 
 import datetime
-import io
+import itertools
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import duckdb
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cpllm_dagster.storage import PinnedFile
+from cpllm_dagster.storage import Snapshot
+from cpllm_model.errors import LakeError
 
 _PROTOCOL = "lake"
+_VERSIONS_KEPT = 100_000
+_SNAPSHOTS_KEPT = 32
 _LOCKDOWN = (
     "SET TimeZone = 'UTC'",
     "SET autoinstall_known_extensions = false",
@@ -37,32 +42,51 @@ _LOCKDOWN = (
 def connect(
     schemas: dict[str, pa.Schema],
     list_files: Callable[[str], list[str]],
-    open_file: Callable[[str], PinnedFile],
+    open_file: Callable[[str], Snapshot],
 ) -> duckdb.DuckDBPyConnection:
     """Open DuckDB with a view for each table; every query sees the files published when it starts.
 
     Args:
         schemas: columns by table name; a table without files is an empty view of these.
         list_files: table name -> names of its files, each with a folder `library=<percent-quoted>`.
-        open_file: file name -> reader of one version of it.
+        open_file: file name -> its present version.
 
     Returns:
         A connection whose views begin with the column `library`; its settings are locked.
+
+    Raises:
+        LakeError: the files cannot be listed or read.
     """
     connection = duckdb.connect()
     connection.register_filesystem(_TableFiles(schemas, list_files, open_file))
-    for table_name in schemas:
-        connection.execute(
-            f'CREATE VIEW "{table_name}" AS SELECT library, * EXCLUDE (library) FROM read_parquet('  # noqa: S608
-            f"'{_PROTOCOL}://{table_name}/*', hive_partitioning = true, hive_types = {{'library': VARCHAR}})"
-        )
-    for statement in _LOCKDOWN:
-        connection.execute(statement)
+    try:
+        for table_name in schemas:
+            connection.execute(
+                f'CREATE VIEW "{table_name}" AS SELECT library, * EXCLUDE (library) FROM read_parquet('  # noqa: S608
+                f"'{_PROTOCOL}://{table_name}/*', hive_partitioning = true, hive_types = {{'library': VARCHAR}})"
+            )
+        for statement in _LOCKDOWN:
+            connection.execute(statement)
+    except duckdb.Error as error:
+        connection.close()
+        raise LakeError(sentence(error)) from error
     return connection
 
 
+def sentence(error: duckdb.Error) -> str:
+    """Return what an error says; where it came out of reading a file, without the traceback DuckDB quotes."""
+    text = str(error).strip()
+    return text.rpartition("\n")[2].partition(": ")[2] if text.startswith("Traceback") else text
+
+
 class _TableFiles(fsspec.AbstractFileSystem):
-    """The published files as DuckDB asks for them: `lake://<table>/*` lists, names open for reading only."""
+    """The published files as DuckDB asks for them: `lake://<table>/*` lists, names open for reading only.
+
+    DuckDB opens a file several times in one query, for its footer and in each thread, and would mix versions of
+    one that is replaced in between. So each listing, which begins a query, gives the files names of its own,
+    `lake://<number>/<name>`, and such a name stands for the version that was opened first: it stays open while
+    DuckDB holds it and is among the latest, and it is an error when it was let go and another has come.
+    """
 
     protocol = _PROTOCOL
     cachable = False
@@ -71,52 +95,66 @@ class _TableFiles(fsspec.AbstractFileSystem):
         self,
         schemas: dict[str, pa.Schema],
         list_files: Callable[[str], list[str]],
-        open_file: Callable[[str], PinnedFile],
+        open_file: Callable[[str], Snapshot],
     ) -> None:
         super().__init__()
         self._schemas, self._list_files, self._open_file = schemas, list_files, open_file
-        self._opened: dict[int, tuple[str, int]] = {}
+        self._listings = itertools.count()
+        self._versions: OrderedDict[str, str] = OrderedDict()
+        self._snapshots: WeakValueDictionary[str, Snapshot] = WeakValueDictionary()
+        self._kept: deque[Snapshot] = deque(maxlen=_SNAPSHOTS_KEPT)
+        self._lock = threading.Lock()
 
     def glob(self, path: str, maxdepth: int | None = None, **_: Any) -> list[str]:
-        table_name = _relative(path).partition("/")[0]
+        table_name = path.removeprefix(f"{_PROTOCOL}://").partition("/")[0]
         if table_name not in self._schemas:
             return []
         names = self._list_files(table_name) or [_empty_name(table_name)]
-        return [f"{_PROTOCOL}://{name}" for name in names]
+        listing = next(self._listings)
+        return [f"{_PROTOCOL}://{listing}/{name}" for name in names]
 
     def open(self, path: str, mode: str = "rb", *_: Any, **__: Any) -> Any:
         if mode != "rb":
             raise PermissionError(f"the tables cannot be written by SQL: {path!r}")
-        name = _relative(path)
-        table_name = name.partition("/")[0]
-        if name == _empty_name(table_name) and table_name in self._schemas:
-            sink = io.BytesIO()
-            pq.write_table(self._schemas[table_name].empty_table(), sink)
-            size_bytes, file = sink.tell(), sink
-        else:
-            file = self._open_file(name)
-            size_bytes = file.size_bytes
-        # DuckDB asks for the size by name right after it opened the file, in the same thread; the file may
-        # have been replaced in between, so the answer is that of the version just opened. It is kept by thread
-        # number because DuckDB's threads lose their threading.local between calls.
-        self._opened[threading.get_ident()] = (name, size_bytes)
-        return file
+        return self._snapshot(path).reader()
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        name = _relative(path)
-        opened_name, size_bytes = self._opened.get(threading.get_ident(), ("", 0))
-        if opened_name != name:
-            with self._open_file(name) as file:
-                size_bytes = file.size_bytes
-        return {"name": path, "size": size_bytes, "type": "file"}
+        return {"name": path, "size": self._snapshot(path).size_bytes, "type": "file"}
 
     def modified(self, path: str) -> datetime.datetime:
         # Only a cache would ask, and it is off.
         return datetime.datetime.fromtimestamp(0, datetime.UTC)
 
+    def _snapshot(self, path: str) -> Snapshot:
+        if (found := self._snapshots.get(path)) is not None:
+            return found
+        name = path.removeprefix(f"{_PROTOCOL}://").partition("/")[2]
+        table_name = name.partition("/")[0]
+        if table_name in self._schemas and name == _empty_name(table_name):
+            opened: Snapshot = _EmptyTable(self._schemas[table_name])
+        else:
+            opened = self._open_file(name)
+        with self._lock:
+            if self._versions.setdefault(path, opened.version) != opened.version:
+                raise LakeError(f"{name} was replaced while it was read; run the query again")
+            if len(self._versions) > _VERSIONS_KEPT:
+                self._versions.popitem(last=False)
+            snapshot = self._snapshots.setdefault(path, opened)
+            self._kept.append(snapshot)
+            return snapshot
 
-def _relative(path: str) -> str:
-    return path.removeprefix(f"{_PROTOCOL}://")
+
+class _EmptyTable(Snapshot):
+    """What stands for a table that no library has yet."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(schema.empty_table(), sink)
+        self._content = sink.getvalue().to_pybytes()
+        self.version, self.size_bytes = "empty", len(self._content)
+
+    def read_at(self, start: int, stop: int) -> bytes:
+        return self._content[start:stop]
 
 
 def _empty_name(table_name: str) -> str:

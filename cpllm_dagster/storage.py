@@ -1,8 +1,8 @@
 """The files of a lake, in a local folder or under a prefix of an S3 bucket.
 
-In: names relative to the lake (`scores/library=a/data.parquet`). Out: listings, seekable readers, whole files
-put in place at once. A reader keeps the version it opened: in a folder by the open file, on S3 by If-Match on
-its ETag. Knows nothing of tables or Parquet.
+In: names relative to the lake (`scores/library=a/data.parquet`). Out: listings, snapshots to read, whole files
+put in place at once. A snapshot keeps the version it opened: in a folder by the open file, on S3 by If-Match
+on its ETag. Knows nothing of tables or Parquet.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import re
 import tempfile
 import time
 import uuid
+import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
+from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from cpllm_model.errors import LakeError
 
 WORK_FOLDER = ".work"
-_HEAD_BYTES = 8 << 20
+_HEAD_BYTES = 2 << 20
 _BUFFER_BYTES = 1 << 20
 _STALE_S = 24 * 3600.0
 _BODY_ATTEMPTS = 3
@@ -48,10 +50,9 @@ class FolderStorage:
             found = sorted(path for path in (self.root / prefix).rglob("*") if path.is_file())
         return [path.relative_to(self.root).as_posix() for path in found]
 
-    def open(self, name: str) -> PinnedFile:
-        """Open a file for reading; raises FileNotFoundError when there is none of this name."""
-        with _translated(f"{self.root / name}"):
-            return PinnedFile(_LocalFile((self.root / name).open("rb", buffering=0)))
+    def open(self, name: str) -> Snapshot:
+        """Open a file's present version; raises FileNotFoundError when there is none of this name."""
+        return _FileSnapshot(self.root / name)
 
     @contextlib.contextmanager
     def work_file(self) -> Iterator[Path]:
@@ -110,9 +111,9 @@ class BucketStorage:
             ]
         return sorted(keys)
 
-    def open(self, name: str) -> PinnedFile:
-        """Open an object for reading; raises FileNotFoundError when there is none of this name."""
-        return PinnedFile(_S3File(self._client, self.bucket, self.prefix + name))
+    def open(self, name: str) -> Snapshot:
+        """Open an object's present version; raises FileNotFoundError when there is none of this name."""
+        return _ObjectSnapshot(self._client, self.bucket, self.prefix + name)
 
     @contextlib.contextmanager
     def work_file(self) -> Iterator[Path]:
@@ -162,54 +163,66 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
     return BucketStorage(bucket, prefix, endpoint_url)
 
 
-class PinnedFile(io.BufferedReader):
-    """A buffered, seekable reader of one version of a file, with its `size_bytes`."""
+class Snapshot(ABC):
+    """One version of a file, whatever takes its name later; threads may share it.
 
-    def __init__(self, raw: _LocalFile | _S3File) -> None:
-        super().__init__(raw, _BUFFER_BYTES)
-        self.size_bytes = raw.size_bytes
+    version: tells this version of the name from others.
+    size_bytes: its length.
+    """
 
+    version: str
+    size_bytes: int
 
-class _LocalFile(io.RawIOBase):
-    """A local file that may be dropped without being closed, as DuckDB does."""
+    @abstractmethod
+    def read_at(self, start: int, stop: int) -> bytes:
+        """Return bytes from `start` to `stop`, both within the file; perhaps fewer, but at least one."""
 
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-        self.size_bytes = os.fstat(file.fileno()).st_size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    def reader(self) -> io.BufferedReader:
+        """Return a seekable reader with a position of its own; it need not be closed."""
+        return io.BufferedReader(_SnapshotReader(self), _BUFFER_BYTES)
 
 
-class _S3File(io.RawIOBase):
-    """One version of an object by ranged reads; small objects come whole with the first request."""
+class _FileSnapshot(Snapshot):
+    """A local file, which stays open until nothing refers to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _translated(str(path)):
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._handle)
+        status = os.fstat(self._handle)
+        self.version, self.size_bytes = f"{status.st_ino}-{status.st_mtime_ns}", status.st_size
+
+    def read_at(self, start: int, stop: int) -> bytes:
+        with _translated(str(self._path)):
+            return os.pread(self._handle, stop - start, start)
+
+
+class _ObjectSnapshot(Snapshot):
+    """An S3 object read by ranges of one ETag; a small one comes whole with the first request."""
 
     def __init__(self, client: Any, bucket: str, key: str) -> None:
         self._client, self._bucket, self._key = client, bucket, key
-        self._position = 0
-        self._etag: str | None = None
-        self._head, self.size_bytes = self._get(0, _HEAD_BYTES)
+        self.version = ""
+        self._head = self._get(0, _HEAD_BYTES)
 
-    def _get(self, start: int, stop: int) -> tuple[bytes, int]:
-        pin = {"IfMatch": self._etag} if self._etag else {}
-        request = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={start}-{stop - 1}", **pin}
+    def read_at(self, start: int, stop: int) -> bytes:
+        return self._head[start:stop] if start < len(self._head) else self._get(start, stop)
+
+    def _get(self, start: int, stop: int) -> bytes:
+        request = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={start}-{stop - 1}"}
+        if self.version:
+            request["IfMatch"] = self.version
         with _translated(f"s3://{self._bucket}/{self._key}"):
             answer, data = _get_whole(self._client, request)
-        self._etag = answer["ETag"]
-        return data, int(answer["ContentRange"].rpartition("/")[2])
+        self.version, self.size_bytes = answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
+        return data
+
+
+class _SnapshotReader(io.RawIOBase):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -218,25 +231,23 @@ class _S3File(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size_bytes}[whence]
+        size_bytes = self._snapshot.size_bytes
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size_bytes}[whence]
         self._position = max(0, origin + offset)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        stop = min(self._position + len(buffer), self.size_bytes)
+        stop = min(self._position + len(buffer), self._snapshot.size_bytes)
         if stop <= self._position:
             return 0
-        if stop <= len(self._head):
-            data = self._head[self._position : stop]
-        else:
-            data, _ = self._get(self._position, stop)
+        data = self._snapshot.read_at(self._position, stop)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
 
 def _s3_client(endpoint_url: str | None) -> Any:
-    config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+    config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=10, read_timeout=60)
     if endpoint_url:
         # S3-compatible servers know neither bucket host names nor, often, the newer checksum trailers.
         config = config.merge(
@@ -246,7 +257,8 @@ def _s3_client(endpoint_url: str | None) -> Any:
                 response_checksum_validation="when_required",
             )
         )
-    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    # A session of its own: boto3's shared one keeps credentials and may not be used by threads that start.
+    return Session().client("s3", endpoint_url=endpoint_url, config=config)
 
 
 def _get_whole(client: Any, request: dict[str, str]) -> tuple[dict[str, Any], bytes]:

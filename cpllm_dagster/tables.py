@@ -12,6 +12,7 @@ import functools
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -95,10 +97,17 @@ class Lake:
             "row_count": str(len(table)),
             "schema_version": str(SCHEMA_VERSION),
         }
-        with self._storage.work_file() as path:
-            _write_parquet(path, table.replace_schema_metadata(metadata), _ROWS_PER_GROUP[table_name])
-            self._storage.put(path, name)
+        described = table.replace_schema_metadata(metadata)
+        self._publish(name, lambda path: _write_parquet(path, described, _ROWS_PER_GROUP[table_name]))
         return table
+
+    def _publish(self, name: str, write: Callable[[Path], object]) -> None:
+        with self._storage.work_file() as path:
+            try:
+                write(path)
+            except (pa.ArrowException, OSError) as error:
+                raise LakeError(f"{self.uri}/{name}: cannot be written: {error}") from error
+            self._storage.put(path, name)
 
     def read(self, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table | None:
         """Return a library's table, or None when it was never published.
@@ -110,8 +119,7 @@ class Lake:
         """
         name = _file_name(table_name, library)
         try:
-            with self._storage.open(name) as file:
-                table = pq.ParquetFile(file).read(columns=columns)
+            table = pq.ParquetFile(self._storage.open(name).reader()).read(columns=columns)
         except FileNotFoundError:
             return None
         except pa.ArrowException as error:
@@ -122,8 +130,7 @@ class Lake:
         """Return run_id, model_id, row_count and schema_version of a library's table, or None without one."""
         name = _file_name(table_name, library)
         try:
-            with self._storage.open(name) as file:
-                footer = pq.read_metadata(file).metadata or {}
+            footer = pq.read_metadata(self._storage.open(name).reader()).metadata or {}
         except FileNotFoundError:
             return None
         except pa.ArrowException as error:
@@ -160,9 +167,8 @@ class Lake:
                 stream.write_table(table)
         content = sink.getvalue()
         digest = hashlib.sha256(content).hexdigest()
-        with self._storage.work_file() as path:
-            path.write_bytes(content)
-            self._storage.put(path, f"{_parts_folder(library, model_id)}/{time.time_ns():020d}-{digest}.part")
+        name = f"{_parts_folder(library, model_id)}/{time.time_ns():020d}-{digest}.part"
+        self._publish(name, lambda path: path.write_bytes(content))
 
     def read_parts(self, library: str, model_id: str) -> tuple[dict[str, pa.Table], list[str]]:
         """Return the rows kept by `append_part`, the newest of each key.
@@ -189,8 +195,7 @@ class Lake:
 
     def _read_part(self, name: str) -> dict[str, pa.Table] | None:
         try:
-            with self._storage.open(name) as file:
-                content = file.read()
+            content = self._storage.open(name).reader().read()
         except FileNotFoundError:
             return {}
         try:
@@ -241,18 +246,15 @@ def _quoted(name: str) -> str:
 
 
 def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
-    try:
-        pq.write_table(table, path, compression="zstd", row_group_size=rows_per_group, write_page_checksum=True)
-        written = pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
-        raise LakeError(f"{path}: cannot be written: {error}") from error
+    pq.write_table(table, path, compression="zstd", row_group_size=rows_per_group, write_page_checksum=True)
+    written = pq.read_metadata(path)
     if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(table.schema):
-        raise LakeError(f"{path}: holds {written.num_rows} rows of {len(table)} after writing, or another schema")
+        raise LakeError(f"{path}: {written.num_rows} of {len(table)} rows stand in it, or in another schema")
 
 
 def _newest(table_name: str, table: pa.Table) -> pa.Table:
     """Keep the last row of each key."""
     keys = list(KEYS[table_name])
-    numbered = table.select(keys).append_column("row", pa.array(range(len(table)), pa.int64()))
+    numbered = table.select(keys).append_column("row", pa.array(np.arange(len(table))))
     last = numbered.group_by(keys).aggregate([("row", "max")])["row_max"]
     return table.take(last.sort()) if len(last) < len(table) else table

@@ -48,6 +48,8 @@ _SIGNATURES = ((4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (0, b"\x1a\x45\xdf\xa3"
 #: No frame rate above is believed before it was measured; many WebM files claim 1000.
 _PLAUSIBLE_FPS = 300.0
 _READ_BYTES = 1 << 18
+#: Failures of libav that are not the file's.
+FATAL = (av.error.MemoryError, av.error.ExitError)
 
 av.logging.set_level(None)
 
@@ -69,6 +71,8 @@ class VideoSource:
         self.limits = limits
         #: What reading the file raised; libav takes a failed read for the end of the file.
         self.read_error: Exception | None = None
+        #: Where in the file packets lie that would not decode.
+        self.lost_packets: set[int] = set()
         self._file = file
         self.size_bytes = file.seek(0, 2)
         if not self.size_bytes:
@@ -78,6 +82,8 @@ class VideoSource:
 
     def read(self, length: int) -> bytes:
         """As of a file."""
+        if self.read_error is not None:
+            raise self.read_error
         try:
             return self._file.read(length)
         except Exception as error:
@@ -116,7 +122,7 @@ class VideoSource:
                 timeout=(self.limits.wall_s, self.limits.wall_s),
                 io_open=_refuse,
             )
-        except (av.error.ExitError, av.error.MemoryError):
+        except FATAL:
             raise
         except av.error.FFmpegError as error:
             raise self._unopened(error) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import av.error
@@ -18,7 +18,7 @@ from av.packet import Packet
 from av.stream import Discard
 from av.video.frame import VideoFrame
 
-from cpllm_model.container import OpenVideo
+from cpllm_model.container import FATAL, OpenVideo
 from cpllm_model.errors import TooSmallError
 from cpllm_model.pixels import FrameConverter
 from cpllm_model.sampling import SamplingPlan, SamplingSettings, Want
@@ -35,28 +35,42 @@ class IndexedReader:
 
     def __init__(self, video: OpenVideo, route: Route) -> None:
         self._video = video
-        self._keys = route.timeline.key_ticks
-        self._by_pts = route.ticks_are_pts
+        self._route = route
         for other in video.container.streams:
             if other.index != video.stream.index:
                 other.discard = Discard.all
 
     def starts(self, key: int) -> list[int]:
         """Key frames to try for a run from `key`, best first."""
-        index = self._keys.index(key)
-        return self._keys[max(0, index - _EARLIER_STARTS) : index + 1][::-1]
+        keys = self._route.timeline.key_ticks
+        index = keys.index(key)
+        return keys[max(0, index - _EARLIER_STARTS) : index + 1][::-1]
 
     def packets(self, key: int) -> Iterator[Packet]:
         """Packets from a key frame on."""
         try:
-            self._video.container.seek(key, stream=self._video.stream)
+            self._video.container.seek(self._route.key_places[key], stream=self._video.stream)
             yield from self._video.container.demux(self._video.stream)
-        except (av.error.InvalidDataError, av.error.PermissionError) as error:
+        except FATAL:
+            raise
+        except av.error.FFmpegError as error:
             raise Unreachable(f"reading on from a key frame fails: {error.strerror}") from error
 
     def begun(self, key: int, first: Packet) -> int | None:
-        """Tick at which a run began by its first packet; an index may hold decoding times."""
-        return first.pts if self._by_pts else first.dts
+        """Tick at which a run began by its first packet."""
+        return first.pts if self._route.ticks_are_pts else first.dts
+
+    def moved(self, keys: Iterable[int]) -> dict[int, int]:
+        """Where key frames lie whose ticks were assumed wrong: an index may hold decoding times."""
+        found = {}
+        for key in keys:
+            first = next(self.packets(key), None)
+            begun = self.begun(key, first) if first is not None and first.size else None
+            if begun is None:
+                raise Unreachable(f"no packet with a timestamp to begin with at tick {key}")
+            if begun != key:
+                found[key] = begun
+        return found
 
 
 class SequentialReader:
@@ -64,7 +78,7 @@ class SequentialReader:
 
     def __init__(self, video: OpenVideo, route: Route) -> None:
         self._context = video.stream.codec_context
-        self._key_packets = route.key_packets
+        self._key_places = route.key_places
         self._numbered = enumerate(video.container.demux(video.stream))
         self._recent: deque[tuple[int, Packet]] = deque(maxlen=_DECODER_DELAY)
 
@@ -75,7 +89,7 @@ class SequentialReader:
     def packets(self, key: int) -> Iterator[Packet]:
         """Packets from a key frame on, which lies after that of the call before."""
         self._context.flush_buffers()
-        wanted = self._key_packets[key]
+        wanted = self._key_places[key]
         recent = list(self._recent)
         if recent and recent[0][0] > wanted:
             raise Unreachable(f"the key frame at tick {key} was passed by")
@@ -92,8 +106,10 @@ class SequentialReader:
             for numbered in self._numbered:
                 self._recent.append(numbered)
                 yield numbered
-        except av.error.InvalidDataError:
-            return
+        except FATAL:
+            raise
+        except av.error.FFmpegError:
+            return  # the runs tell whether enough was read
 
 
 Reader = IndexedReader | SequentialReader
@@ -107,15 +123,13 @@ class Sight:
         bursts: segment -> mosaics in order.
         contexts: segment -> (tick, image), in no order.
         first_frame: of those decoded.
-        damaged_ticks: frames shown that the decoder patched.
-        lost_packets: packets that would not decode on the way.
+        damaged_ticks: frames shown that the decoder patched, and frames of bursts that it did not give.
     """
 
     bursts: list[list[np.ndarray]]
     contexts: list[list[tuple[int, np.ndarray]]]
     first_frame: VideoFrame | None = None
     damaged_ticks: set[int] = field(default_factory=set)
-    lost_packets: int = 0
 
     def context_NMCHW(self) -> np.ndarray:  # noqa: N802
         """Context frames in order of time."""
@@ -138,6 +152,7 @@ class Sampler:
         self, video: OpenVideo, reader: Reader, route: Route, plan: SamplingPlan, settings: SamplingSettings
     ) -> None:
         self._name = video.source.name
+        self._lost_packets = video.source.lost_packets
         self._context = video.stream.codec_context
         self._reader = reader
         self._route = route
@@ -148,6 +163,10 @@ class Sampler:
         # Pictures that no other refers to are not decoded on the way: exact in H.264 (nal_ref_idc 0). HEVC's
         # sub-layer non-reference pictures may serve higher sub-layers, and skipping corrupts AV1.
         self._skips = self._context.name == "h264" and route.ticks_are_pts
+        # VP8 keeps references that are never shown in packets of their own.
+        self._counts_gaps = self._context.name != "vp8" and route.ticks_are_pts
+        self._sent_pts: set[int] = set()
+        self._last_seen = 0
 
     def collect(self) -> Sight:
         """Decode what the plan wants.
@@ -198,16 +217,19 @@ class Sampler:
         raise Unreachable(f"the stream ends after tick {last_tick}, before all of the plan was seen")
 
     def _decode(self, packets: Iterator[Packet], due: _Due) -> Iterator[VideoFrame]:
+        self._sent_pts.clear()
         for packet in packets:
+            if packet.pts is not None:
+                self._sent_pts.add(packet.pts)
             if self._skips:
                 needed = packet.pts is None or packet.pts >= due.next_tick
                 self._context.skip_frame = "DEFAULT" if needed else "NONREF"
             try:
                 frames = self._context.decode(packet if packet.size else None)
-            except av.error.MemoryError:
+            except FATAL:
                 raise
             except av.error.FFmpegError:
-                self._sight.lost_packets += 1
+                self._lost_packets.add(packet.pos or 0)
                 continue
             yield from frames
 
@@ -222,6 +244,9 @@ class Sampler:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:
             self._sight.bursts[want.segment].append(self._converter.mosaic(frame))
+            if self._counts_gaps and count:
+                self._sight.damaged_ticks |= {pts for pts in self._sent_pts if self._last_seen < pts < tick}
+            self._last_seen = tick
         for _ in range(want.context_picks.count(count)):
             self._sight.contexts[want.segment].append((tick, self._converter.context(frame)))
 

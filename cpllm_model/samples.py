@@ -94,8 +94,8 @@ class VideoSamples:
         plan: how they were reached: "keyframe" (every burst starts on a key frame), "keyframe+decode" (some
             bursts were reached by decoding on from an earlier key frame) or "sequential" (no usable index:
             the file was read through).
-        damaged_frames: packets that would not decode on the way, and shown frames that the decoder patched.
-            What it patched is kept: it is what a viewer sees.
+        damaged_frames: packets on the way that would not decode, and frames shown that the decoder patched
+            or left out. What it gave is kept: it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
         bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
-from cpllm_model.container import OpenVideo
+from cpllm_model.container import FATAL, OpenVideo
 from cpllm_model.errors import CorruptVideoError, LimitExceededError, TooShortError
 from cpllm_model.sampling import SamplingSettings, Timeline, context_ticks, segment_bounds
 
 #: Containers whose index of the whole file is at hand once they are opened.
 _INDEXED = {"mov", "matroska", "avi"}
-#: A container may declare this much more than it holds: audio ends late, headers are rounded.
-_HELD_SHARE, _HELD_SLACK_S = 0.9, 1.0
+#: A container may declare a little more seconds or frames than it holds: audio ends late, headers are rounded.
+_HELD_SHARE, _HELD_SLACK = 0.9, 1.0
 #: Frames of fewer bursts than this many times those asked for are counted rather than estimated.
 _SURE_BURSTS = 4
+#: Frames that an edit list may hide at the start; a key frame lies before.
+_MOST_HIDDEN = 4096
 
 
 class Unreachable(Exception):  # noqa: N818 (no error: the signal to read the file in another way)
@@ -42,7 +44,7 @@ class Route:
             many frames came before it since.
         seconds: gives the time of a tick since the first frame.
         ticks_are_pts: ticks are presentation timestamps, of packets too.
-        key_packets: tick of a key frame -> its number among the packets of the stream; empty for an index.
+        key_places: tick of a key frame -> the tick to seek to for it, or its number among the packets.
     """
 
     timeline: Timeline
@@ -52,7 +54,14 @@ class Route:
     tick: Callable[[VideoFrame, int, int], int | None]
     seconds: Callable[[int], float]
     ticks_are_pts: bool
-    key_packets: dict[int, int]
+    key_places: dict[int, int]
+
+
+def corrected(route: Route, moved: dict[int, int]) -> Route:
+    """The same route with key frames at other ticks than assumed, as `IndexedReader.moved` found them."""
+    places = {moved.get(key, key): place for key, place in route.key_places.items()}
+    timeline = replace(route.timeline, key_ticks=sorted(places))
+    return replace(route, timeline=timeline, key_places=places)
 
 
 def _pts(frame: VideoFrame, begun: int, index: int) -> int | None:
@@ -83,6 +92,11 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
     keys = sorted({entries[number].timestamp + offset for number in found if number >= 0})
     if not keys:
         raise Unreachable("the index has no key frame")
+    places = {key: key for key in keys}
+    if video.format_name == "mov":
+        # Its demuxer passes over a key frame that is shown later than the time that is sought.
+        after = {key: entries.search_timestamp(key - offset + 1, backward=False) for key in keys}
+        places = {key: entries[n].timestamp + offset - 1 if n >= 0 else end for key, n in after.items()}
     time_base = float(video.time_base)
     # AVI numbers frames in the order of decoding; presentation times made from that are not to be trusted.
     counts = video.format_name == "avi"
@@ -94,7 +108,7 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         tick=(lambda frame, begun, index: begun + index * period) if counts else _pts,
         seconds=lambda tick: (tick - start) * time_base,
         ticks_are_pts=not counts,
-        key_packets={},
+        key_places=places,
     )
 
 
@@ -119,9 +133,11 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
     entries = stream.index_entries
     if len(entries) > source.limits.max_frames:
         raise LimitExceededError(source.name, f"an index of {len(entries)} frames")
-    if len(entries) < 2:
+    # Frames before the start of an edit list are only decoded, not shown.
+    hidden = next((n for n in range(min(len(entries), _MOST_HIDDEN)) if not entries[n].is_discard), 0)
+    if len(entries) - hidden < 2:
         raise Unreachable("no index")
-    first, last = entries[0].timestamp, entries[-1].timestamp
+    first, last = entries[hidden].timestamp, entries[-1].timestamp
     start = first if stream.start_time is None else stream.start_time
     duration_s, fps = video.declared_duration_s(), video.declared_fps()
     if video.format_name == "matroska":
@@ -132,14 +148,14 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
     if entries[-1].pos >= source.size_bytes:
         at, size = entries[-1].pos, source.size_bytes
         raise CorruptVideoError(source.name, f"cut off: its last frame lies at byte {at} of {size}")
-    period = max(1, (last - first) // (len(entries) - 1))
+    period = max(1, (last - first) // (len(entries) - hidden - 1))
     if _falls_short(float((last - first + period) * video.time_base), duration_s):
         raise Unreachable("the index covers a part only")
     return start, start + last - first + period, period, start - first
 
 
-def _falls_short(held_s: float, declared_s: float | None) -> bool:
-    return declared_s is not None and held_s < declared_s * _HELD_SHARE - _HELD_SLACK_S
+def _falls_short(held: float, declared: float | None) -> bool:
+    return declared is not None and held < declared * _HELD_SHARE - _HELD_SLACK
 
 
 @dataclass
@@ -150,7 +166,9 @@ class Scan:
         numbers: of each packet among those the demuxer gives.
         pts: presentation time in ticks.
         keys: whether it is a key frame.
+        shown: whether it is shown; frames before the start of an edit list are only decoded.
         span_s: from the first to the last moment of any stream of the file.
+        longest_s: a longer span is a jump of the clock.
         time_base_s: seconds a tick.
         declared_fps: the container's frame rate if believable, else 25.
     """
@@ -158,7 +176,9 @@ class Scan:
     numbers: list[int]
     pts: list[int | None]
     keys: list[bool]
+    shown: list[bool]
     span_s: float
+    longest_s: float
     time_base_s: float
     declared_fps: float
 
@@ -171,10 +191,11 @@ class Scan:
 
     def _ticks(self) -> np.ndarray | None:
         """Sorted timestamps from the first key frame on, if they tell one frame from another."""
-        if not any(self.keys):
+        if not any(self.keys) or self.span_s > self.longest_s:
             return None
-        pts = self.pts[self.keys.index(True) :]
-        if None in pts or len(set(pts)) < len(pts):
+        first = self.keys.index(True)
+        pts = [pts for pts, shown in zip(self.pts[first:], self.shown[first:], strict=True) if shown]
+        if None in pts or len(set(pts)) < len(pts) or not pts:
             return None
         return np.sort(np.array(pts, np.int64))
 
@@ -207,7 +228,7 @@ class Scan:
                 tick=_pts,
                 seconds=lambda tick: (tick - first) * time_base_s,
                 ticks_are_pts=True,
-                key_packets=dict(zip(key_pts, numbers, strict=True)),
+                key_places=dict(zip(key_pts, numbers, strict=True)),
             )
         key_ranks = [int(rank) for rank in np.searchsorted(ticks, key_pts)]
         edges = np.append(ticks, timeline.end)
@@ -219,7 +240,7 @@ class Scan:
             tick=lambda frame, begun, index: _rank(ticks, frame.pts),
             seconds=lambda rank: float((edges[rank] - first) * time_base_s),
             ticks_are_pts=False,
-            key_packets=dict(zip(key_ranks, numbers, strict=True)),
+            key_places=dict(zip(key_ranks, numbers, strict=True)),
         )
 
     def number_route(self, name: str, settings: SamplingSettings) -> Route:
@@ -241,15 +262,19 @@ class Scan:
             tick=lambda frame, begun, index: begun + index,
             seconds=lambda tick: (tick - keys[0]) / self.declared_fps,
             ticks_are_pts=False,
-            key_packets={index: self.numbers[index] for index in keys},
+            key_places={index: self.numbers[index] for index in keys},
         )
 
     def count_route(self, frames: int, name: str, settings: SamplingSettings) -> Route:
         """Make a timeline of the frames that come out of the decoder from the first packet on.
 
         Raises:
+            CorruptVideoError: far fewer frames than packets, where those are not single fields.
             TooShortError: fewer frames than a burst.
         """
+        packets = sum(self.shown)
+        if _falls_short(frames, packets) and abs(packets - 2 * frames) > 0.02 * packets:
+            raise CorruptVideoError(name, f"{frames} of {packets} frames decode")
         return Route(
             Timeline(0, frames, [0], 1, np.arange(frames)),
             segment_count(frames, name, settings),
@@ -258,7 +283,7 @@ class Scan:
             tick=lambda frame, begun, index: index,
             seconds=lambda tick: tick / self.declared_fps,
             ticks_are_pts=False,
-            key_packets={0: 0},
+            key_places={0: 0},
         )
 
 
@@ -271,18 +296,19 @@ def scan_packets(video: OpenVideo) -> Scan:
 
     Raises:
         CorruptVideoError: the file holds less than it declares, or no video at all.
-        LimitExceededError: too many packets, or too long.
+        LimitExceededError: too many packets.
     """
     source, limits = video.source, video.source.limits
-    scan = Scan([], [], [], 0.0, float(video.time_base), video.declared_fps() or 25.0)
+    fps, declared_frames = video.declared_fps() or 25.0, video.stream.frames
+    scan = Scan([], [], [], [], 0.0, limits.max_duration_s, float(video.time_base), fps)
     first_s, last_s, number = float("inf"), float("-inf"), -1
     try:
         for packet in video.container.demux():
             ours = packet.stream_index == video.stream.index
             number += ours
-            if not packet.size or packet.is_discard:
+            if not packet.size:
                 continue
-            if packet.pts is not None:
+            if packet.pts is not None and not packet.is_discard:
                 time_base = float(packet.time_base)
                 first_s = min(first_s, packet.pts * time_base)
                 last_s = max(last_s, (packet.pts + (packet.duration or 0)) * time_base)
@@ -290,18 +316,22 @@ def scan_packets(video: OpenVideo) -> Scan:
                 scan.numbers.append(number)
                 scan.pts.append(packet.pts)
                 scan.keys.append(packet.is_keyframe)
+                scan.shown.append(not packet.is_discard)
                 if len(scan.numbers) > limits.max_frames:
                     raise LimitExceededError(source.name, f"more than {limits.max_frames} frames")
-    except av.error.InvalidDataError:
+    except FATAL:
+        raise
+    except av.error.FFmpegError:
         pass  # what could be read is judged below
     if not scan.numbers:
         raise CorruptVideoError(source.name, "its video stream is empty")
     scan.span_s = max(0.0, last_s - first_s)
     declared_s = video.declared_duration_s()
-    if _falls_short(scan.span_s, declared_s) and last_s > first_s:
+    if scan.span_s and _falls_short(scan.span_s, declared_s):
         raise CorruptVideoError(source.name, f"cut off: holds {scan.span_s:.2f} s of {declared_s:.2f} s")
-    if scan.span_s > limits.max_duration_s:
-        raise LimitExceededError(source.name, f"lasts {scan.span_s:.6g} s, over {limits.max_duration_s:.6g} s")
+    if _falls_short(len(scan.numbers), declared_frames):
+        held = len(scan.numbers)
+        raise CorruptVideoError(source.name, f"cut off: holds {held} of {declared_frames} frames")
     return scan
 
 

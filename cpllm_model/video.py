@@ -15,13 +15,13 @@ import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
-from cpllm_model.container import OpenVideo, VideoSource
+from cpllm_model.container import FATAL, OpenVideo, VideoSource
 from cpllm_model.decoding import IndexedReader, Sampler, SequentialReader, Sight
 from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
 from cpllm_model.pixels import displayed_size, orientation
 from cpllm_model.samples import DecodeLimits, VideoInfo, VideoSamples
 from cpllm_model.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
-from cpllm_model.timeline import Route, Unreachable, index_route, measure, scan_packets
+from cpllm_model.timeline import Route, Unreachable, corrected, index_route, measure, scan_packets
 
 __all__ = [
     "DecodeLimits",
@@ -35,6 +35,8 @@ __all__ = [
 ]
 #: Packets after which a stream that gave no frame is given up.
 _PROBE_PACKETS = 512
+#: Times that a plan is made anew with key frames where they were found rather than where the index has them.
+_CORRECTIONS = 6
 
 
 def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> VideoInfo:
@@ -95,8 +97,16 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
 def _by_index(source: VideoSource, settings: SamplingSettings) -> VideoSamples:
     with source.opened() as video:
         route = index_route(video, settings)
-        plan = plan_sampling(route.timeline, route.segments, settings)
-        sight = Sampler(video, IndexedReader(video, route), route, plan, settings).collect()
+        for _ in range(_CORRECTIONS):
+            plan = plan_sampling(route.timeline, route.segments, settings)
+            reader = IndexedReader(video, route)
+            moved = reader.moved(plan.runs)
+            if not moved:
+                break
+            route = corrected(route, moved)
+        else:
+            raise Unreachable("the index does not tell where key frames lie")
+        sight = Sampler(video, reader, route, plan, settings).collect()
         return _samples(video, sight, route, plan, "keyframe+decode" if plan.decodes_on else "keyframe")
 
 
@@ -118,7 +128,7 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
     return VideoSamples(
         info=_info(video, sight.first_frame, route.duration_s, route.frames),
         plan=plan_name,
-        damaged_frames=len(sight.damaged_ticks) + sight.lost_packets,
+        damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets),
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
         context_NMCHW=sight.context_NMCHW(),
@@ -148,6 +158,9 @@ def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, 
 def _first_frame(video: OpenVideo) -> VideoFrame:
     for frame in _frames(video, _PROBE_PACKETS):
         return frame
+    if not video.stream.codec_context.width:
+        most_px = video.source.limits.max_frame_px
+        raise CorruptVideoError(video.source.name, f"its picture has no size, or one of over {most_px} px")
     raise CorruptVideoError(video.source.name, "no frame of it decodes")
 
 
@@ -159,12 +172,14 @@ def _frames(video: OpenVideo, packets: int | None = None) -> Iterator[VideoFrame
                 return
             try:
                 frames = video.stream.codec_context.decode(packet if packet.size else None)
-            except av.error.MemoryError:
+            except FATAL:
                 raise
             except av.error.FFmpegError:
                 continue
             yield from frames
-    except av.error.InvalidDataError:
+    except FATAL:
+        raise
+    except av.error.FFmpegError:
         return
 
 
@@ -191,4 +206,6 @@ def _typed(error: Exception, source: VideoSource) -> Exception:
         return LimitExceededError(source.name, "needs more memory than is allowed")
     if isinstance(error, av.error.FFmpegError):
         return CorruptVideoError(source.name, error.strerror or type(error).__name__)
+    if isinstance(error, ArithmeticError):
+        return CorruptVideoError(source.name, f"its timestamps cannot be reckoned with ({error})")
     return error

@@ -60,6 +60,7 @@ def local_ray(s3_server: EmbeddedS3) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # deadlines have to hold on a busy machine, too
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             "local",

@@ -1,0 +1,257 @@
+"""A library through every asset on a real S3 server, Ray and model: a broken run, the next one, and quiet nights."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from cpllm_dagster.assets import quality as quality_module
+from cpllm_dagster.automation import PARTITION_SET
+from cpllm_dagster.definitions import Settings, build_definitions
+from cpllm_dagster.embedded_s3 import EmbeddedS3
+from cpllm_dagster.local_runs import run_library
+from cpllm_dagster.resources import BatchRay
+from cpllm_dagster.tables import Lake, video_id
+from cpllm_model.errors import ConfigurationError, LakeError
+
+LIBRARY = "Ünder <b>50% | 'x'"
+HOSTILE_KEYS = ("a b.mp4", 'it\'s "quoted"/<img src=x onerror=alert(1)>.mp4', "übung=1 ../..%2F.mp4")
+BROKEN = {"zero.mp4": b"", "text.mp4": b"no video\n" * 50}
+TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The definitions over one bucket and one lake, and how to run them."""
+
+    settings: Settings
+    bucket: str
+    client: Any
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.settings.lake_uri, self.settings.s3_endpoint_url)
+
+    def put(self, name: str, content: bytes) -> str:
+        """Put a video into the library; gives its URI."""
+        key = f"libraries/{LIBRARY}/{name}"
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
+        return f"s3://{self.bucket}/{key}"
+
+    def run(self, library: str = LIBRARY) -> dg.ExecuteInProcessResult:
+        """Run the library's job on a fresh instance."""
+        with dg.DagsterInstance.ephemeral() as instance:
+            return run_library(build_definitions(self.settings), library, instance)
+
+    def table(self, name: str, library: str = LIBRARY) -> pa.Table:
+        table = self.lake.read(name, library)
+        assert table is not None
+        return table
+
+    def rows(self, name: str) -> dict[str, dict[str, Any]]:
+        """The rows of a table by video id."""
+        return {row["video_id"]: row for row in self.table(name).to_pylist()}
+
+    def files(self) -> dict[str, tuple[int, bytes]]:
+        """Time and content of every file of the lake."""
+        paths = (path for path in Path(self.settings.lake_uri).rglob("*") if path.is_file())
+        return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+@dataclass(frozen=True)
+class History:
+    """A library after a run that broke off and the run that went on from it."""
+
+    platform: Platform
+    recovered: set[str]
+    result: dg.ExecuteInProcessResult
+
+
+def make_platform(server: EmbeddedS3, folder: Path) -> Platform:
+    client = boto3.client("s3", endpoint_url=server.endpoint_url)
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=bucket)
+    settings = Settings(f"s3://{bucket}/libraries", str(folder / "lake"), "tiny", server.endpoint_url, "local")
+    return Platform(settings, bucket, client)
+
+
+@pytest.fixture(scope="module")
+def history(
+    s3_server: EmbeddedS3, local_ray: None, clips: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> History:
+    """Score three clips and two broken files in two runs, of which the first breaks off after one video."""
+    platform = make_platform(s3_server, tmp_path_factory.mktemp("history"))
+    for key, clip in zip(HOSTILE_KEYS, clips, strict=True):
+        platform.put(key, clip.read_bytes())
+    for name, content in BROKEN.items():
+        platform.put(name, content)
+
+    def breaking_off(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        results = score_videos(*args, **kwargs)
+        yield next(results)
+        results.close()
+        raise OSError("the machine is on fire")
+
+    score_videos = quality_module.score_videos
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality_module, "score_videos", breaking_off)
+        with pytest.raises(OSError, match="on fire"):
+            platform.run()
+    model_id = build_definitions(platform.settings).resources["model"].model_id  # pyright: ignore
+    parts, damaged = platform.lake.read_parts(LIBRARY, model_id)
+    assert not damaged and platform.lake.read("scores", LIBRARY) is None
+    return History(platform, set(parts["scores"]["video_id"].to_pylist()), platform.run())
+
+
+@pytest.fixture
+def platform(history: History, tmp_path: Path) -> Iterator[Platform]:
+    """A copy of the scored library's tables, over the bucket, which is left as it was found."""
+    shutil.copytree(history.platform.settings.lake_uri, tmp_path / "lake")
+    found = replace(history.platform, settings=replace(history.platform.settings, lake_uri=str(tmp_path / "lake")))
+    objects = {
+        item["Key"]: found.client.get_object(Bucket=found.bucket, Key=item["Key"])["Body"].read()
+        for item in found.client.list_objects_v2(Bucket=found.bucket)["Contents"]
+    }
+    yield found
+    for item in found.client.list_objects_v2(Bucket=found.bucket)["Contents"]:
+        found.client.delete_object(Bucket=found.bucket, Key=item["Key"])
+    for key, content in objects.items():
+        found.client.put_object(Bucket=found.bucket, Key=key, Body=content)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any asset that asks for Ray fails."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(BatchRay, "require", refuse)
+
+
+def test_every_video_gets_its_rows(history: History) -> None:
+    assert history.result.success
+    platform = history.platform
+    catalog, scores = platform.rows("catalog"), platform.rows("scores")
+    uris = {f"s3://{platform.bucket}/libraries/{LIBRARY}/{name}" for name in (*HOSTILE_KEYS, *BROKEN)}
+    assert {row["uri"] for row in catalog.values()} == uris == {row["uri"] for row in scores.values()}
+    scored = {video for video, row in scores.items() if row["status"] == "ok"}
+    assert len(scored) == 3
+    assert {row["error_type"] for row in scores.values()} == {None, "empty_file", "not_a_video"}
+    for name in ("descriptions", "features", "rankings"):
+        assert set(platform.rows(name)) == scored
+    for video in scored:
+        assert (catalog[video]["width_px"], catalog[video]["height_px"], catalog[video]["codec"]) == (320, 240, "h264")
+        assert 1 <= scores[video]["score"] <= 5 and scores[video]["sampling_plan"]
+        assert scores[video]["decode_s"] > 0 and scores[video]["inference_s"] > 0
+    assert len(platform.table("comparisons")) == 2
+    assert sorted(row["rank"] for row in platform.rows("rankings").values())[0] == 1
+
+
+def test_the_next_run_goes_on_from_a_broken_one(history: History) -> None:
+    assert len(history.recovered) == 1
+    run_of = {video: row["run_id"] for video, row in history.platform.rows("scores").items()}
+    (video,) = history.recovered
+    assert run_of.pop(video) != history.result.run_id
+    assert set(run_of.values()) == {history.result.run_id}
+    assert not list(Path(history.platform.settings.lake_uri, ".work").rglob("*.part"))
+
+
+def test_checks_pass_and_name_the_library(history: History) -> None:
+    found = {evaluation.check_name: evaluation for evaluation in history.result.get_asset_check_evaluations()}
+    assert set(found) == {"one_score_row_per_video", "scores_in_range", "failure_rate", "ranking_agrees_with_scores"}
+    assert found["one_score_row_per_video"].passed and found["scores_in_range"].passed
+    assert not found["failure_rate"].passed  # two of five
+    for evaluation in found.values():
+        assert evaluation.metadata["library"].value == LIBRARY
+        assert (evaluation.description or "").startswith(LIBRARY)
+
+
+def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> None:
+    shown = {
+        event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata
+        for event in history.result.get_asset_materialization_events()
+        if event.asset_key
+    }
+    assert len(shown) == 6
+    scores = shown["quality_scores"]
+    assert (scores["new"].value, scores["kept"].value, scores["failed"].value) == (4, 1, 2)
+    assert scores["dagster/partition_row_count"].value == 5
+    assert {record.data["error_type"] for record in scores["failures_by_type"].value.records} == {  # pyright: ignore
+        "empty_file",
+        "not_a_video",
+    }
+    assert str(scores["score_histogram"].value).startswith("![3 videos, median score ")
+    assert scores["videos_per_s"].value > 0  # pyright: ignore
+    for table in (scores["worst_and_best"].value, shown["quality_rankings"]["first_and_last"].value):
+        assert "onerror" in str(table) and "<img" not in str(table) and "| 'x'" not in str(table)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_run_without_change_touches_nothing(platform: Platform, history: History) -> None:
+    before = platform.files()
+    result = platform.run()
+    assert result.success and platform.files() == before
+    for event in result.get_asset_materialization_events():
+        tags = event.step_materialization_data.materialization.tags or {}
+        assert tags["dagster/data_version"] == history.result.run_id
+        assert event.step_materialization_data.materialization.metadata["removed"].value == 0
+
+
+def test_only_what_changed_is_scored(platform: Platform, clips: list[Path]) -> None:
+    before = platform.rows("scores")
+    removed = platform.client.list_objects_v2(Bucket=platform.bucket)["Contents"]
+    gone = video_id(f"s3://{platform.bucket}/libraries/{LIBRARY}/{HOSTILE_KEYS[0]}")
+    assert any(item["Key"].endswith(HOSTILE_KEYS[0]) for item in removed)
+    platform.client.delete_object(Bucket=platform.bucket, Key=f"libraries/{LIBRARY}/{HOSTILE_KEYS[0]}")
+    added = video_id(platform.put("added.mp4", clips[0].read_bytes()))
+    mended = video_id(platform.put("text.mp4", clips[2].read_bytes()))
+
+    result = platform.run()
+    after = platform.rows("scores")
+    assert set(after) == (set(before) - {gone}) | {added}
+    assert {video for video, row in after.items() if row["run_id"] == result.run_id} == {added, mended}
+    assert all(after[video] == before[video] for video in set(after) - {added, mended})
+    assert after[mended]["status"] == "ok" and before[mended]["status"] == "failed"
+    # The same bytes have the same score, whatever their name and their neighbours in the batch.
+    assert after[added]["score"] == before[gone]["score"]
+    assert len(platform.rows("rankings")) == 4
+    pairs = platform.table("comparisons")
+    assert gone not in {*pairs["video_id_a"].to_pylist(), *pairs["video_id_b"].to_pylist()}
+    assert added in {*pairs["video_id_a"].to_pylist(), *pairs["video_id_b"].to_pylist()}
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_empty_library_has_empty_tables(platform: Platform) -> None:
+    platform.client.put_object(Bucket=platform.bucket, Key="libraries/empty/readme.txt", Body=b"")
+    result = platform.run("empty")
+    assert result.success
+    assert all(len(platform.table(name, "empty")) == 0 for name in TABLES)
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+
+
+@pytest.mark.parametrize("part", ["catalog", "lake"])
+def test_a_missing_bucket_is_one_sentence(platform: Platform, part: str) -> None:
+    wrong = {f"{part}_uri": "s3://no-such-bucket/here"}
+    with pytest.raises((ConfigurationError, LakeError), match="no-such-bucket") as raised:
+        replace(platform, settings=replace(platform.settings, **wrong)).run()
+    assert "\n" not in str(raised.value)
+
+
+def test_an_asset_without_the_table_before_it_says_so(platform: Platform) -> None:
+    job = build_definitions(platform.settings).resolve_job_def("score_library")
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(PARTITION_SET, ["x"])
+        with pytest.raises(LakeError, match="library 'x' has no table 'scores' yet"):
+            job.execute_in_process(
+                partition_key="x", instance=instance, asset_selection=[dg.AssetKey("quality_rankings")]
+            )
