@@ -156,3 +156,7 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         return [column[0] for column in answer.description or []], answer.fetchall()
     except duckdb.Error as error:
         raise LakeError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

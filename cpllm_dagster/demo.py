@@ -152,7 +152,8 @@ def upload_libraries(source: Path, endpoint_url: str) -> int:
         raise ConfigurationError(f"{str(source)!r} is not a folder")
     client = boto3.client("s3", endpoint_url=endpoint_url)
     client.create_bucket(Bucket=BUCKET)
-    paths = [path for path in sorted(source.rglob("*")) if path.is_file() and has_video_name(path.name)]
+    visible = (path for path in sorted(source.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in visible if has_video_name(path.name)]
     if not paths:
         raise ConfigurationError(f"{str(source)!r} holds no video")
     for path in paths:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def connect(
 def sentence(error: duckdb.Error) -> str:
     """Return what an error says; where it came out of reading a file, without the traceback DuckDB quotes."""
     text = str(error).strip()
-    return text.rpartition("\n")[2].partition(": ")[2] if text.startswith("Traceback") else text
+    quoted = re.match(r"Traceback .*\n(?:  .*\n)+[\w.]+: (.+)", text)
+    return quoted[1] if quoted else text
 
 
 class _TableFiles(fsspec.AbstractFileSystem):

@@ -18,7 +18,7 @@ from cpllm_model.sampling import SamplingSettings
 BUNDLED = Path(__file__).parent / "checkpoints"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: What a model folder may be made of; a card and its figures are welcome.
-ACCEPTED_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model", ".png", ".html", ".parquet")
+ACCEPTED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".txt", ".model", ".png", ".html", ".parquet")
 #: Files that decide the answers, and so the model's identity.
 IDENTITY_PATTERNS = ("*.safetensors", "config.json", "processor_config.json", "tokenizer*.json")
 

@@ -126,6 +126,7 @@ class _Child:
         self.videos = 0
         self.is_spent = False
         self._limits = limits
+        self._last_words = ""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         ours, theirs = socket.socketpair()
         self._wire = _Wire(ours)
@@ -148,7 +149,7 @@ class _Child:
             self._wire.receive(0)
         except (OSError, EOFError, ValueError) as error:
             self.kill()
-            raise ConfigurationError(f"the decoding process does not start: {self._last_words()}") from error
+            raise ConfigurationError(f"the decoding process does not start: {self._last_words}") from error
 
     def serve(self, file: BinaryIO, name: str, request: dict[str, Any], most_bytes: int) -> bytes:
         """Send one video's request, answer the child's reads, and return its result."""
@@ -188,11 +189,17 @@ class _Child:
         raise self._error_of(name, answer)
 
     def kill(self) -> None:
-        """End the process and all that it may have started."""
+        """End the process and all that it may have started; keep its last words."""
+        if self._stderr.closed:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._wire.close()
+        with self._stderr:
+            self._stderr.seek(0)
+            lines = self._stderr.read(_STDERR_BYTES).decode(errors="replace").splitlines()
+        self._last_words = _printable(lines[-1]) if lines else ""
 
     def _error_of(self, name: str, answer: dict[str, Any]) -> VideoError:
         try:
@@ -206,12 +213,7 @@ class _Child:
         if code == -signal.SIGXCPU:
             return LimitExceededError(name, f"takes more than {self._limits.cpu_s} s of processor time")
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return DecodeCrashError(name, f"the decoding process died ({how}) {self._last_words()}".strip())
-
-    def _last_words(self) -> str:
-        self._stderr.seek(0)
-        lines = self._stderr.read(_STDERR_BYTES).decode(errors="replace").splitlines()
-        return _printable(lines[-1]) if lines else ""
+        return DecodeCrashError(name, f"the decoding process died ({how}) {self._last_words}".strip())
 
 
 def _environment() -> dict[str, str]:

@@ -94,9 +94,12 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         raise Unreachable("the index has no key frame")
     places = {key: key for key in keys}
     if video.format_name == "mov":
-        # Its demuxer passes over a key frame that is shown later than the time that is sought.
-        after = {key: entries.search_timestamp(key - offset + 1, backward=False) for key in keys}
-        places = {key: entries[n].timestamp + offset - 1 if n >= 0 else end for key, n in after.items()}
+        # Its demuxer passes over a key frame that is shown later than the time that is sought, and takes that
+        # for a decoding time in fragmented files: sought is the latest time that both ways lead to the key.
+        for key in keys:
+            following = entries.search_timestamp(key - offset + 1, backward=False)
+            latest = entries[following].timestamp + offset - 1 if following >= 0 else end
+            places[key] = max(key, latest - max(offset, 0))
     time_base = float(video.time_base)
     # AVI numbers frames in the order of decoding; presentation times made from that are not to be trusted.
     counts = video.format_name == "avi"

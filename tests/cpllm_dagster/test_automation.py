@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -100,6 +101,7 @@ def test_the_job_for_all_registers_and_then_requests_each_library(
         dagster_instance=instance,
         dagster_run=result.dagster_run,
     )
-    requests = list(repository.get_sensor_def("all_libraries_requested")(context))
+    evaluate: Any = repository.get_sensor_def("all_libraries_requested")
+    requests = list(evaluate(context))
     assert {request.partition_key for request in requests} == set(instance.get_dynamic_partitions(PARTITION_SET))
     assert len({request.run_key for request in requests}) == 2

@@ -131,6 +131,7 @@ def test_a_check_by_itself_judges_all_libraries_and_tells_of_the_failed_first(
     definitions = build_definitions(read_settings(catalog_uri=str(tmp_path), lake=lake.uri))
     result = dg.materialize(
         [checks.one_score_row_per_video],
+        selection=dg.AssetSelection.checks(checks.one_score_row_per_video),
         resources=dict(definitions.resources or {}),
         instance=instance,
         raise_on_error=False,

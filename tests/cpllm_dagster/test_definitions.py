@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -105,7 +106,8 @@ def test_every_knob_is_described() -> None:
     repository = build_definitions(read_settings()).get_repository_def()
     for name in ("video_catalog", "quality", "pairwise_comparisons"):
         (node,) = [node for node in repository.get_job("score_library").nodes if node.name == name]
-        fields = node.definition.config_schema.config_type.fields
+        schema: Any = node.definition.config_schema  # pyright: ignore[reportAttributeAccessIssue]
+        fields = schema.config_type.fields
         assert fields
         assert all(field.description for field in fields.values())
 

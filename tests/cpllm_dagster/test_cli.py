@@ -1,0 +1,137 @@
+"""The platform's commands: what they print, what they refuse, and with which exit status."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cpllm_dagster.cli import app
+from cpllm_dagster.tables import Lake
+
+if TYPE_CHECKING:
+    from tests.cpllm_dagster.conftest import Bucket
+
+LIBRARY = "fil ms"
+
+
+def cpllm(*arguments: str) -> Result:
+    """Run the command as a person does."""
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is configured but by the command line."""
+    for name in ("CATALOG_URI", "LAKE_URI", "MODEL", "S3_ENDPOINT_URL", "RAY_ADDRESS"):
+        monkeypatch.delenv(f"CPLLM_{name}", raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+def fill(lake: Lake) -> None:
+    """Publish two scores, one of them failed."""
+    row: dict[str, Any] = {"etag": "1", "model_id": "m", "run_id": "r", "scored_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    good = row | {"video_id": "a", "uri": 's3://b/a,"1".mp4', "score": 4.25, "score_std": 0.5, "status": "ok"}
+    bad = row | {"video_id": "b", "uri": "s3://b/b.mp4", "status": "failed", "error_type": "empty_file"}
+    lake.write(
+        "scores", LIBRARY, [good | {"level": "good"}, bad | {"error_message": "no bytes"}], run_id="r", model_id="m"
+    )
+    ranking = {"video_id": "a", "model_id": "m", "rank": 1, "percentile": 100.0, "strength": 0.0, "strength_se": 0.1}
+    lake.write("rankings", LIBRARY, [ranking | {"comparisons": 0}], run_id="r", model_id="m")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> str:
+    """The address of a small lake in a folder."""
+    fill(Lake(str(tmp_path / "lake")))
+    return str(tmp_path / "lake")
+
+
+QUESTION = "select library, uri, score, scored_at from scores order by uri"
+
+
+def test_sql_as_json_csv_and_table(lake: str) -> None:
+    lines = cpllm("sql", QUESTION, "--lake", lake, "--format", "json").stdout.splitlines()
+    assert json.loads(lines[0]) == {
+        "library": LIBRARY, "uri": 's3://b/a,"1".mp4', "score": 4.25, "scored_at": "2026-01-01 00:00:00+00:00",
+    }  # fmt: skip
+    assert json.loads(lines[1])["score"] is None
+    rows = list(csv.reader(io.StringIO(cpllm("sql", QUESTION, "--lake", lake, "--format", "csv").stdout)))
+    assert rows[0] == ["library", "uri", "score", "scored_at"] and rows[1][:3] == [LIBRARY, 's3://b/a,"1".mp4', "4.25"]
+    assert rows[2][2] == ""
+    table = cpllm("sql", QUESTION, "--lake", lake).stdout
+    assert "fil ms" in table and "4.25" in table
+
+
+def test_sql_on_s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(Lake(f"{bucket.uri}/lake", bucket.endpoint_url))
+    monkeypatch.setenv("CPLLM_LAKE_URI", f"{bucket.uri}/lake")
+    monkeypatch.setenv("CPLLM_S3_ENDPOINT_URL", bucket.endpoint_url)
+    found = cpllm("sql", "select count(*) as videos, avg(score) as mean from scores", "--format", "json")
+    assert json.loads(found.stdout) == {"videos": 2, "mean": 4.25}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("select nothing from nowhere", "nowhere"),
+        ("selec", "syntax"),
+        ("copy (select 1) to '/tmp/cpllm-sql-was-here.csv'", ""),
+        ("select * from read_csv('/etc/passwd')", ""),
+    ],
+)
+def test_wrong_or_forbidden_sql_is_told_without_a_trace(lake: str, query: str, message: str) -> None:
+    found = cpllm("sql", query, "--lake", lake)
+    assert found.exit_code == 2 and found.stdout == ""
+    assert found.stderr.startswith("cpllm: ") and message in found.stderr and "Traceback" not in found.stderr
+    assert not Path("/tmp/cpllm-sql-was-here.csv").exists()
+
+
+def test_report_prints_ranking_and_failures(lake: str) -> None:
+    found = cpllm("report", "--lake", lake)
+    assert found.exit_code == 0
+    assert "fil ms: ranking" in found.stdout and "4.25 ± 0.50" in found.stdout
+    assert "fil ms: failures" in found.stdout and "empty_file" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sql", "select 1"], "CPLLM_LAKE_URI is not set"),
+        (["report"], "CPLLM_LAKE_URI is not set"),
+        (["run"], "CPLLM_CATALOG_URI is not set"),
+        (["run", "--catalog", "/no/such/folder", "--lake", "/tmp"], "/no/such/folder"),
+        (["run", "--catalog", "/tmp", "--lake", "/tmp", "--model", "no-such-model"], "no-such-model"),
+        (["demo", "/no/such/folder", "--work", "WORK"], "/no/such/folder"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    found = cpllm(*(str(tmp_path) if argument == "WORK" else argument for argument in arguments))
+    assert found.exit_code == 2
+    assert message in found.stderr and "Traceback" not in found.stderr
+
+
+def test_run_goes_through_all_libraries_and_tells_of_each(tmp_path: Path) -> None:
+    for library in ("films", "shows"):
+        (tmp_path / "videos" / library).mkdir(parents=True)
+    where = ["--catalog", str(tmp_path / "videos"), "--lake", str(tmp_path / "lake")]
+    found = cpllm("run", *where)
+    assert found.exit_code == 0, found.stderr
+    assert "films: done in" in found.stderr and "shows: done in" in found.stderr
+    assert Lake(str(tmp_path / "lake")).libraries() == ["films", "shows"]
+    assert "0" in cpllm("sql", "select count(*) from scores", "--lake", str(tmp_path / "lake")).stdout
+
+
+def test_a_library_that_fails_does_not_keep_others_from_running(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "films").mkdir(parents=True)
+    where = ["--catalog", str(tmp_path / "videos"), "--lake", str(tmp_path / "lake")]
+    found = cpllm("run", *where, "--library", "no/library", "--library", "films")
+    assert found.exit_code == 1
+    assert "no/library: failed: 'no/library' cannot be the name of a library" in found.stderr
+    assert "films: done in" in found.stderr

@@ -1,0 +1,141 @@
+"""The demo from end to end, and the pieces of it that take no minute."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from cpllm_dagster import demo
+from cpllm_dagster.demo_clips import LIBRARIES
+from cpllm_dagster.objects import VideoStore
+from cpllm_dagster.tables import Lake
+from cpllm_model.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Take back what the demo puts into the environment."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
+def libraries_of(folder: Path, work: Path) -> dict[str, int]:
+    """The libraries that a person's folder makes, and how many videos each has."""
+    with demo.demo_libraries(folder, work, Console(file=io.StringIO())) as settings:
+        store = VideoStore(settings.catalog_uri, settings.s3_endpoint_url)
+        return {library: len(list(store.objects(library))) for library in store.libraries()}
+
+
+def test_a_folder_of_ones_own_videos_becomes_libraries(tmp_path: Path) -> None:
+    for name in ("films/a.mp4", "films/deep/b.mkv", "shows/c d.webm", "loose.mov", "films/notes.txt", ".hidden.mp4"):
+        path = tmp_path / "my videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    found = libraries_of(tmp_path / "my videos", tmp_path / "work")
+    assert found == {"films": 2, "my videos": 1, "shows": 1}
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_folder_without_videos_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match=name):
+        libraries_of(tmp_path / name, tmp_path / "work")
+
+
+def test_the_demo_is_large_and_varied_enough() -> None:
+    assert len(LIBRARIES) == 2
+    for clips in LIBRARIES.values():
+        assert len(clips) >= 12 and len({clip.name for clip in clips}) == len(clips)
+        assert len({clip.codec for clip in clips}) >= 3
+
+
+def test_the_instance_is_the_one_of_the_checkout(tmp_path: Path) -> None:
+    with dg.DagsterInstance.from_config(str(demo.dagster_home(tmp_path))) as instance:
+        assert not instance.telemetry_enabled
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cpllm_dagster.cli", "demo", "--work", str(tmp_path)]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    assert first.returncode == 0, first.stderr
+    lake = Lake(str(tmp_path / "demo" / "lake"))
+    answer = lake.connect().execute("select library, status, count(*) from scores group by all order by all").fetchall()
+    assert answer == [
+        (library, status, n) for library in sorted(LIBRARIES) for status, n in (("failed", 2), ("ok", 12))
+    ]
+    for expected in ("films: ranking", "user uploads: failures", "mean_score", "make dev"):
+        assert expected in first.stdout
+    runs = set(lake.connect().execute("select distinct run_id from scores").fetchall())
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0
+    assert set(lake.connect().execute("select distinct run_id from scores").fetchall()) == runs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_ui_starts_on_loopback_and_ends_with_all_its_processes(tmp_path: Path, clips: list[Path]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    videos = clips[0].parent
+    command = [
+        sys.executable,
+        "-m",
+        "cpllm_dagster.cli",
+        "dev",
+        str(videos),
+        "--work",
+        str(tmp_path),
+        "--port",
+        str(port),
+    ]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            found = _ask(
+                port,
+                "{ found: repositoriesOrError { ... on RepositoryConnection { nodes { name "
+                "jobs { name } sensors { name } schedules { name } } } } }",
+            )
+            (repository,) = found["data"]["found"]["nodes"]
+            assert {"score_library", "score_all_libraries"} <= {job["name"] for job in repository["jobs"]}
+            assert {schedule["name"] for schedule in repository["schedules"]} == {"nightly"}
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(120)
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def _ask(port: int, query: str) -> dict:
+    """Put a GraphQL query to the UI as soon as it answers."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 # the UI's own address
+                found = json.load(response)
+            if found["data"]["found"]["nodes"]:
+                return found
+        except OSError:
+            pass
+        time.sleep(1)
+    raise AssertionError("the UI does not answer")
