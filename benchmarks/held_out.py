@@ -30,7 +30,9 @@ def main() -> None:
     tokens = [look(predictor, store, clip) for clip in store.clips]
     scores = np.array([rating.score for rating in predictor.rate(tokens)])
     mos = np.array([clip.mos for clip in store.clips])
-    print(f"{len(store.clips)} clips of {len({clip.content_id for clip in store.clips})} contents; {predictor.model_id}")
+    print(
+        f"{len(store.clips)} clips of {len({clip.content_id for clip in store.clips})} contents; {predictor.model_id}"
+    )
     print(figures(store.clips, scores))
     print(metrics.agreement(scores, mos))
     print_comparisons(predictor, store.clips, tokens, mos)

@@ -32,7 +32,7 @@ def _run_requests(instance: dg.DagsterInstance, request: str) -> list[dg.RunRequ
 
 @dg.schedule(job=score_library, cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
 def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-    """Every library at 02:00, a run each; only new and changed videos cost work."""
+    """Every library at 02:00 UTC, a run each; only new and changed videos cost work."""
     requests = _run_requests(context.instance, f"{context.scheduled_execution_time:%Y-%m-%d}")
     return requests or dg.SkipReason("no library is registered yet")
 

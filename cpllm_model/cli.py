@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cpllm_model.errors import CPLLMError, VideoError
@@ -96,7 +96,7 @@ def compare(
                 print(json.dumps({"path_a": str(a), "path_b": str(b), "status": "failed", "path": error.name,
                                   "error_type": error.error_type, "error_message": error.cause}))  # fmt: skip
             else:
-                Console(stderr=True).print(Text(f"cpllm: {error} ({error.error_type})"))
+                Console(stderr=True).print(_shown(f"cpllm: {error} ({error.error_type})"))
             raise typer.Exit(1) from None
     if as_json:
         print(json.dumps({"path_a": str(a), "path_b": str(b), "status": "ok", **asdict(found)}))
@@ -104,7 +104,7 @@ def compare(
     better = a if found.probability_a_better >= 0.5 else b
     surely = max(found.probability_a_better, 1 - found.probability_a_better)
     Console().print(
-        Text(f"{better} looks better, with probability {surely:.2f} (orders differ by {found.order_gap:.2f})")
+        _shown(f"{better} looks better, with probability {surely:.2f} (orders differ by {found.order_gap:.2f})")
     )
 
 
@@ -136,7 +136,7 @@ def init(
         from cpllm_model.assembly import assemble
 
         config = assemble(out, size, context, pixel, text)
-    Console().print(Text(f"{out}: {config.size}, {config.tokens_per_segment} tokens a segment; train it before use"))
+    Console().print(_shown(f"{out}: {config.size}, {config.tokens_per_segment} tokens a segment; train it before use"))
 
 
 @app.command()
@@ -155,7 +155,7 @@ def corpus(
 
         contents = list(find_contents([_existing(folder) for folder in sources or []], scenes))
         console = Console(stderr=True)
-        make_corpus(contents, out, seed, processes, report=lambda line: console.print(Text(line)))
+        make_corpus(contents, out, seed, processes, report=lambda line: console.print(_shown(line)))
 
 
 @app.command()
@@ -164,6 +164,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Model folder to make.")],
     pixel_s: Annotated[float, typer.Option(help="Seconds for the pixel encoder alone.")] = 1500.0,
     joint_s: Annotated[float, typer.Option(help="Seconds for all three tasks together.")] = 1500.0,
+    decoder_s: Annotated[float, typer.Option(help="Seconds more with the pixel encoder frozen.")] = 900.0,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
 ) -> None:
     """Train a tiny model on a corpus."""
@@ -171,7 +172,7 @@ def train(
         from cpllm_model.training.loop import TrainSettings
         from cpllm_model.training.loop import train as train_model
 
-        train_model(_existing(corpus), out, TrainSettings(pixel_s=pixel_s, joint_s=joint_s, seed=seed))
+        train_model(_existing(corpus), out, TrainSettings(pixel_s, joint_s, decoder_s, seed=seed))
 
 
 @contextmanager
@@ -180,8 +181,13 @@ def _told_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except CPLLMError as error:
-        Console(stderr=True).print(Text(f"cpllm: {error}"))
+        Console(stderr=True).print(_shown(f"cpllm: {error}"))
         raise typer.Exit(2) from None
+
+
+def _shown(text: object) -> Text:
+    """Give a name or message as text that can neither style nor command the terminal."""
+    return Text("".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(text)))
 
 
 def _existing(path: Path) -> Path:
@@ -266,27 +272,31 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
 
 
 def _print_scores(found: list[Answered]) -> None:
-    table = Table("video", "score", "±", "level", "description", header_style="bold")
+    # Names are folded, never cut: two videos must stay apart however long their common beginning is.
+    video, words = Column("video", overflow="fold", ratio=2), Column("description", ratio=3)
+    table = Table(video, "score", "±", "level", words, header_style="bold")
     for one in found:
         if one.error:
             reason = f"{one.error.error_type}: {one.error.cause}"
-            table.add_row(Text(one.path), "—", "", "failed", Text(reason), style="red")
+            table.add_row(_shown(one.path), "—", "", "failed", _shown(reason), style="red")
         elif one.rating and one.description:
             rating = one.rating
             table.add_row(
-                Text(one.path), f"{rating.score:.2f}", f"{rating.score_std:.2f}", rating.level,
-                Text(one.description.text),
+                _shown(one.path), f"{rating.score:.2f}", f"{rating.score_std:.2f}", rating.level,
+                _shown(one.description.text),
             )  # fmt: skip
     Console().print(table)
 
 
 def _print_ranking(rows: list[dict[str, Any]]) -> None:
-    table = Table("rank", "video", "strength", "± se", "compared", "score", header_style="bold")
+    table = Table(
+        "rank", Column("video", overflow="fold"), "strength", "± se", "compared", "score", header_style="bold"
+    )
     for row in rows:
         if row["status"] == "failed":
-            table.add_row("—", Text(row["path"]), "", "", "", Text(f"failed: {row['error_type']}"), style="red")
+            table.add_row("—", _shown(row["path"]), "", "", "", _shown(f"failed: {row['error_type']}"), style="red")
         else:
-            table.add_row(str(row["rank"]), Text(row["path"]), f"{row['strength']:+.2f}", f"{row['strength_se']:.2f}",
+            table.add_row(str(row["rank"]), _shown(row["path"]), f"{row['strength']:+.2f}", f"{row['strength_se']:.2f}",
                           str(row["comparisons"]), f"{row['score']:.2f}")  # fmt: skip
     Console().print(table)
 

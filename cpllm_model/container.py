@@ -91,8 +91,11 @@ class VideoSource:
             raise
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file."""
-        return self._file.seek(offset, whence)
+        """As of a file; negative where there is no such place."""
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, ArithmeticError, OSError):
+            return -1
 
     def tell(self) -> int:
         """As of a file."""

@@ -24,7 +24,7 @@ from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
 SLOT, CONTEXT_START, CONTEXT_END, PIXEL_START, PIXEL_END = -1, -2, -3, -4, -5
 MARKERS = (CONTEXT_START, CONTEXT_END, PIXEL_START, PIXEL_END)
 
-SCORE_QUESTION = "\nHow good does the video look?\nIt looks"
+SCORE_QUESTION = "\nHow good does the video look?\nQuality:"
 DESCRIBE_QUESTION = "\nDescribe the quality of the video.\n"
 DISTORTION_QUESTION = "\nHow strong is the {name}?\nThere is"
 FIRST, SECOND = "First video:\n", "\nSecond video:\n"

@@ -92,10 +92,8 @@ def quality(
         results = score_videos(
             plan.todo, store=catalog.open(), model=model.name, settings=settings, limits=limits.decode_limits()
         )
-        with (
-            PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s) as keeper,
-            closing(results),
-        ):
+        keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
+        with keeper, closing(results):
             for count, result in enumerate(results, start=1):
                 if keeper.add(result_rows(result, model_id, context.run.run_id)):
                     context.log.info(f"{library!r}: {count} of {len(plan.todo)} videos done")

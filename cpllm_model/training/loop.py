@@ -1,4 +1,4 @@
-"""Train the tiny CP-LLM: the pixel encoder alone first, then everything on all three tasks together.
+"""Train the tiny CP-LLM: the pixel encoder alone, then everything on all three tasks, then all but the former.
 
 In: a corpus folder. Out: a model folder, and a log of one JSON line a report. Warming the pixel encoder up with
 plain linear heads costs a fraction of what it costs through an untrained decoder; the heads are thrown away.
@@ -37,7 +37,8 @@ class TrainSettings:
 
     Args:
         pixel_s: wall time of the pixel encoder's warm-up.
-        joint_s: wall time of the joint training.
+        joint_s: wall time of the joint training of every part.
+        decoder_s: wall time of the joint training of all but the pixel encoder, which is the dearest part.
         groups: contents in a batch.
         clips: versions of a content in a batch.
         pixel_grid: fragments a side in the warm-up: fewer fragments of more clips teach more a second.
@@ -48,6 +49,7 @@ class TrainSettings:
 
     pixel_s: float = 1500.0
     joint_s: float = 1500.0
+    decoder_s: float = 900.0
     groups: int = 4
     clips: int = 5
     pixel_grid: int = 2
@@ -74,16 +76,16 @@ def train(corpus: Path, out: Path, settings: TrainSettings = TrainSettings()) ->
     slots = config.sampling_settings.context_frames * config.context_tokens
     processor = CPLLMProcessor(tokenizer, context_slots=slots, pixel_slots=config.pixel_tokens)
     trainer = Trainer(model, processor, store, held_out, settings, out / "train_log.jsonl")
-    trainer.warm_up_pixels()
-    model.save_pretrained(out)
-    trainer.train_jointly()
-    model.save_pretrained(out)
     processor.save_pretrained(out)
+    trainer.warm_up_pixels()
+    for phase, limit_s, pixels_learn in (("joint", settings.joint_s, True), ("decoder", settings.decoder_s, False)):
+        trainer.train_jointly(phase, limit_s, pixels_learn=pixels_learn)
+        model.save_pretrained(out)
     return out
 
 
 class Trainer:
-    """The two phases over one model; see the module."""
+    """The three phases over one model; see the module."""
 
     def __init__(
         self,
@@ -136,17 +138,19 @@ class Trainer:
             "pixel", step, validate, optimizer, self.settings.pixel_s, self._prefetched(self.settings.pixel_grid, (1,))
         )
 
-    def train_jointly(self) -> None:
-        """Train every part on score, severities, description and comparison at once."""
-        model = self.model
-        model.train()
-        # Running statistics stay those of the warm-up: small batches would only make them noisier.
-        for module in model.pixel_encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        pixel = list(model.pixel_encoder.parameters())
+    def train_jointly(self, phase: str, limit_s: float, *, pixels_learn: bool) -> None:
+        """Train on score, severities, description and comparison at once.
+
+        Args:
+            phase: for the log.
+            limit_s: wall time.
+            pixels_learn: whether the pixel encoder learns too, at a quarter of the rate; a step costs twice as much.
+        """
+        model, rate = self.model, self.settings.learning_rate
+        model.pixel_encoder.requires_grad_(pixels_learn)
+        self._set_training()
+        pixel = [p for p in model.pixel_encoder.parameters() if p.requires_grad]
         others = [p for name, p in model.named_parameters() if not name.startswith("pixel_encoder.")]
-        rate = self.settings.learning_rate
         optimizer = torch.optim.AdamW(
             [{"params": pixel, "lr": rate / 4}, {"params": others, "lr": rate}], weight_decay=0.02
         )
@@ -163,14 +167,18 @@ class Trainer:
             model.eval()
             with torch.inference_mode():
                 found = np.array([self._score(clip) for clip in self.held_out.clips])
-            model.train()
-            for module in model.pixel_encoder.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            self._set_training()
             return figures(self.held_out.clips, found)
 
-        self._run("joint", step, validate, optimizer, self.settings.joint_s, self._prefetched(self.grid, (1, 1, 2, 4)))
-        model.eval()
+        self._run(phase, step, validate, optimizer, limit_s, self._prefetched(self.grid, (1, 1, 2, 4)))
+        model.eval().requires_grad_(True)
+
+    def _set_training(self) -> None:
+        """Train all but the pixel encoder's running statistics: small batches would only make them noisier."""
+        self.model.train()
+        for module in self.model.pixel_encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
     def _score_losses(self, clips: list[Clip], visual_XLD: torch.Tensor) -> dict[str, torch.Tensor]:
         mos, severities = labels(clips)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,20 @@ def platform(history: History, tmp_path: Path) -> Iterator[Platform]:
         found.client.put_object(Bucket=found.bucket, Key=key, Body=content)
 
 
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, Mapping[str, dg.MetadataValue]]:
+    """What the UI shows of each asset."""
+    events = result.get_asset_materialization_events()
+    return {str(event.asset_key): event.step_materialization_data.materialization.metadata for event in events}
+
+
+def data_versions(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """The data version of each asset."""
+    materializations = (
+        event.step_materialization_data.materialization for event in result.get_asset_materialization_events()
+    )
+    return {str(found.asset_key): (found.tags or {})["dagster/data_version"] for found in materializations}
+
+
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any asset that asks for Ray fails."""
@@ -177,13 +191,9 @@ def test_checks_pass_and_name_the_library(history: History) -> None:
 
 
 def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> None:
-    shown = {
-        event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata
-        for event in history.result.get_asset_materialization_events()
-        if event.asset_key
-    }
+    shown = metadata_of(history.result)
     assert len(shown) == 6
-    scores = shown["quality_scores"]
+    scores = shown[str(dg.AssetKey("quality_scores"))]
     assert (scores["new"].value, scores["kept"].value, scores["failed"].value) == (4, 1, 2)
     assert scores["dagster/partition_row_count"].value == 5
     assert {record.data["error_type"] for record in scores["failures_by_type"].value.records} == {  # pyright: ignore
@@ -192,7 +202,7 @@ def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> 
     }
     assert str(scores["score_histogram"].value).startswith("![3 videos, median score ")
     assert scores["videos_per_s"].value > 0  # pyright: ignore
-    for table in (scores["worst_and_best"].value, shown["quality_rankings"]["first_and_last"].value):
+    for table in (scores["worst_and_best"].value, shown[str(dg.AssetKey("quality_rankings"))]["first_and_last"].value):
         assert "onerror" in str(table) and "<img" not in str(table) and "| 'x'" not in str(table)
 
 
@@ -201,10 +211,8 @@ def test_a_run_without_change_touches_nothing(platform: Platform, history: Histo
     before = platform.files()
     result = platform.run()
     assert result.success and platform.files() == before
-    for event in result.get_asset_materialization_events():
-        tags = event.step_materialization_data.materialization.tags or {}
-        assert tags["dagster/data_version"] == history.result.run_id
-        assert event.step_materialization_data.materialization.metadata["removed"].value == 0
+    assert data_versions(result) == data_versions(history.result)
+    assert all(shown["removed"].value == 0 for shown in metadata_of(result).values())
 
 
 def test_only_what_changed_is_scored(platform: Platform, clips: list[Path]) -> None:

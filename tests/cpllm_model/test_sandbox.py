@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import ffmpeg
 import imageio_ffmpeg
@@ -102,7 +103,7 @@ def test_what_reading_raises_is_raised(shared, clip):
     assert pid(shared) == before
 
 
-@pytest.mark.parametrize("module", ["cpllm_model.video", "cpllm_model.sandbox"])
+@pytest.mark.parametrize("module", ["cpllm_model.sandbox", "cpllm_model.decoder_process"])
 def test_the_process_needs_no_model_and_no_platform(module):
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -116,8 +117,7 @@ def test_the_process_knows_no_secrets(clip, monkeypatch):
     with DecodeSandbox() as opened:
         opened.probe(io.BytesIO(clip), "clip")
         for entry in ("environ", "cmdline"):
-            with open(f"/proc/{pid(opened)}/{entry}", "rb") as file:  # noqa: PTH123
-                assert b"hunter2" not in file.read()
+        assert b"hunter2" not in Path(f"/proc/{pid(opened)}/{entry}").read_bytes()
         assert os.getsid(pid(opened)) == pid(opened)
 
 
@@ -125,8 +125,8 @@ def test_locked_down_there_are_no_files_sockets_or_children(tmp_path):
     code = textwrap.dedent(f"""
         import os, socket, subprocess
         from cpllm_model.samples import DecodeLimits
-        from cpllm_model.sandbox import _lock_down
-        _lock_down(DecodeLimits())
+        from cpllm_model.decoder_process import lock_down
+        lock_down(DecodeLimits())
         for attempt in (lambda: open("/etc/passwd"), lambda: open({str(tmp_path / "new")!r}, "w"),
                         socket.socket, lambda: subprocess.Popen(["true"])):
             try:
@@ -138,11 +138,22 @@ def test_locked_down_there_are_no_files_sockets_or_children(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_is_locked_down(shared, clip):
+    shared.probe(io.BytesIO(clip), "clip")
+    limits = Path(f"/proc/{pid(shared)}/limits").read_text()
+    soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()}
+    assert int(soft["Max open files"]) < 16
+    assert int(soft["Max address space"]) == DecodeLimits().address_space_bytes
+    assert int(soft["Max cpu time"]) <= DecodeLimits().cpu_s + 30
+    assert soft["Max core file size"] == "0"
+
+
 def test_a_trickling_source_ends_at_the_deadline(clip):
     with DecodeSandbox(DecodeLimits(wall_s=1.0)) as opened:
         began = time.monotonic()
         with pytest.raises(errors.DecodeTimeoutError, match="within 1 s"):
-            opened.decode(Acting(clip, lambda: time.sleep(0.6)), "clip", SETTINGS)
+            opened.decode(Acting(clip, lambda: time.sleep(1.2)), "clip", SETTINGS)
         assert time.monotonic() - began < 5
 
 
@@ -231,6 +242,21 @@ def test_it_ends_with_its_parent(clip, tmp_path):
     while is_running(orphan) and time.monotonic() < until:
         time.sleep(0.02)
     assert not is_running(orphan)
+
+
+def test_it_ends_with_its_parent_at_work_too():
+    code = textwrap.dedent("""
+        import os, socket, threading, time
+        from cpllm_model.decoder_process import _die_with_parent
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=_die_with_parent, args=(theirs,), daemon=True).start()
+        ours.close()
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            pass
+        os._exit(1)
+    """)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_process_serves_only_so_many_videos(clip, monkeypatch):

@@ -320,8 +320,9 @@ def test_playlists_open_nothing(clips, kind, tmp_path):
         probe(file, "video.mp4")
 
 
-def test_libav_may_not_open_another_file(clips):
+def test_libav_may_not_open_another_file_or_seek_before_this_one(clips):
     source = VideoSource(io.BytesIO(clips().read_bytes()), "clip", DecodeLimits())
+    assert source.seek(-1) < 0
     with source.opened() as video, pytest.raises(PermissionError):
         video.container.io_open("/etc/passwd", 1, {})
 
@@ -371,6 +372,20 @@ def test_half_a_file_is_refused(clips, name):
     data = clips(name, **H264, **options).read_bytes()
     with pytest.raises(errors.CorruptVideoError, match="cut off"):
         sampled(data[: len(data) // 2])
+
+
+def test_a_file_without_its_end_is_refused(clips):
+    data = clips("a.mp4", **H264, movflags="+faststart").read_bytes()
+    with pytest.raises(errors.CorruptVideoError, match="its last frame lies at byte"):
+        sampled(data[: len(data) * 97 // 100])
+
+
+def test_packets_that_do_not_decode_are_counted(clips):
+    data = bytearray(clips("a.mp4", **H264, movflags="+faststart").read_bytes())
+    third = (len(data) - data.index(b"mdat")) // 3
+    data[-2 * third : -third] = bytes(third)
+    samples = sampled(data)
+    assert samples.plan == "sequential" and samples.damaged_frames > 20
 
 
 def test_damage_is_counted_or_refused_and_never_hidden(clips):
