@@ -16,6 +16,7 @@ Ray must be initialised by the caller, and is imported where work begins. Knows 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,13 +38,17 @@ __all__ = ["BatchSettings", "PairComparer", "VideoItem", "VideoResult", "compare
 
 log = logging.getLogger(__name__)
 
+#: Work that takes about as long as the start of a model worker; with less for each, fewer are started.
+VIDEOS_A_MODEL_WORKER = 16
+PAIRS_A_MODEL_WORKER = 128
+
 
 @dataclass(frozen=True)
 class BatchSettings:
     """How work is spread; the defaults suit two cores without a GPU.
 
     Args:
-        decode_workers, model_workers: processes of each kind at most; no more are started than have work.
+        decode_workers, model_workers: processes of each kind at most; little work starts fewer.
         decode_cpus, model_cpus, model_gpus: what one reserves of the cluster. Keep the sum below what it has:
             a worker that finds no room never starts. A model worker runs max(1, int(model_cpus)) threads.
         batch_size: videos a call of the model.
@@ -56,9 +61,9 @@ class BatchSettings:
     """
 
     decode_workers: int = 2
-    model_workers: int = 1
-    decode_cpus: float = 0.5
-    model_cpus: float = 0.5
+    model_workers: int = 2
+    decode_cpus: float = 0.4
+    model_cpus: float = 0.4
     model_gpus: float = 0.0
     batch_size: int = 4
     pair_batch_size: int = 32
@@ -114,7 +119,7 @@ def score_videos(
     sampling = checkpoint.sampling_settings(model)
     from cpllm_dagster.actor_pool import wait_for
 
-    models = _model_workers(model, settings, -(-len(items) // settings.batch_size))
+    models = _model_workers(model, settings, len(items) / VIDEOS_A_MODEL_WORKER)
     with models, _decode_workers((store, sampling, limits), settings, len(items)) as decoders:
         scoring = _Scoring(items, decoders, models, settings)
         while scoring.unfinished:
@@ -148,19 +153,20 @@ class PairComparer:
 
     def __init__(self, model: str, settings: BatchSettings) -> None:
         checkpoint.resolve(model)
-        self._settings = settings
-        self._pool = _model_workers(model, settings, settings.model_workers)
+        self._model, self._settings = model, settings
+        self._pool: ActorPool | None = None
 
     def __enter__(self) -> PairComparer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.__exit__()
+        if self._pool is not None:
+            self._pool.__exit__()
 
     def compare(
         self, pairs: Sequence[tuple[str, str]], tokens: Mapping[str, VisualTokens]
     ) -> Generator[tuple[str, str, Comparison]]:
-        """Compare pairs of videos; to be read to its end.
+        """Compare pairs of videos; to be read to its end. The first round decides how many workers start.
 
         Args:
             pairs: keys of `tokens`, two by two.
@@ -178,6 +184,10 @@ class PairComparer:
         def call(batch: list[_Pair], actor: Any) -> Any:
             return actor.compare.remote([tokens[pair.a] for pair in batch], [tokens[pair.b] for pair in batch])
 
+        if not pairs:
+            return
+        if self._pool is None:
+            self._pool = _model_workers(self._model, self._settings, len(pairs) / PAIRS_A_MODEL_WORKER)
         if self._pool.busy:
             raise RuntimeError("the comparisons of the round before were not read to their end")
         stage = ModelStage(
@@ -321,13 +331,13 @@ def _decode_workers(arguments: tuple[Any, ...], settings: BatchSettings, work: i
     )
 
 
-def _model_workers(model: str, settings: BatchSettings, work: int) -> ActorPool:
+def _model_workers(model: str, settings: BatchSettings, most_workers: float) -> ActorPool:
     from cpllm_dagster.actor_pool import ActorPool
 
     return ActorPool(
         ModelWorker,
         (model, max(1, int(settings.model_cpus)), "cuda" if settings.model_gpus else "cpu"),
-        size=min(settings.model_workers, work),
+        size=max(1, min(settings.model_workers, math.ceil(most_workers))),
         start_deadline_s=settings.start_deadline_s,
         resources={"num_cpus": settings.model_cpus, "num_gpus": settings.model_gpus},
     )

@@ -230,6 +230,8 @@ class Sampler:
                 raise
             except av.error.FFmpegError:
                 self._lost_packets.add(packet.pos or 0)
+                if self._route.counts_packets:
+                    raise Unreachable("packets do not decode that frames are counted by") from None
                 continue
             yield from frames
 

@@ -44,6 +44,7 @@ class Route:
             many frames came before it since.
         seconds: gives the time of a tick since the first frame.
         ticks_are_pts: ticks are presentation timestamps, of packets too.
+        counts_packets: ticks tell how many packets came before; true as long as each gives a frame.
         key_places: tick of a key frame -> the tick to seek to for it, or its number among the packets.
     """
 
@@ -54,6 +55,7 @@ class Route:
     tick: Callable[[VideoFrame, int, int], int | None]
     seconds: Callable[[int], float]
     ticks_are_pts: bool
+    counts_packets: bool
     key_places: dict[int, int]
 
 
@@ -111,6 +113,7 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         tick=(lambda frame, begun, index: begun + index * period) if counts else _pts,
         seconds=lambda tick: (tick - start) * time_base,
         ticks_are_pts=not counts,
+        counts_packets=counts,
         key_places=places,
     )
 
@@ -231,6 +234,7 @@ class Scan:
                 tick=_pts,
                 seconds=lambda tick: (tick - first) * time_base_s,
                 ticks_are_pts=True,
+                counts_packets=False,
                 key_places=dict(zip(key_pts, numbers, strict=True)),
             )
         key_ranks = [int(rank) for rank in np.searchsorted(ticks, key_pts)]
@@ -243,6 +247,7 @@ class Scan:
             tick=lambda frame, begun, index: _rank(ticks, frame.pts),
             seconds=lambda rank: float((edges[rank] - first) * time_base_s),
             ticks_are_pts=False,
+            counts_packets=False,
             key_places=dict(zip(key_ranks, numbers, strict=True)),
         )
 
@@ -265,6 +270,7 @@ class Scan:
             tick=lambda frame, begun, index: begun + index,
             seconds=lambda tick: (tick - keys[0]) / self.declared_fps,
             ticks_are_pts=False,
+            counts_packets=True,
             key_places={index: self.numbers[index] for index in keys},
         )
 
@@ -286,6 +292,7 @@ class Scan:
             tick=lambda frame, begun, index: index,
             seconds=lambda tick: tick / self.declared_fps,
             ticks_are_pts=False,
+            counts_packets=False,
             key_places={0: 0},
         )
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("local_ray")
 #: The limits stand in the command line of a sandbox; a number of our own tells it from others on the machine.
 LIMITS = DecodeLimits(max_frames=8_000_000 + os.getpid())
-FAST = BatchSettings(decode_cpus=0.1, model_cpus=0.1, batch_size=3)
+FAST = BatchSettings(model_workers=1, decode_cpus=0.1, model_cpus=0.1, batch_size=3)
 SHORT_DEADLINES = dataclasses.replace(FAST, decode_deadline_s=6, model_deadline_s=2)
 FAULTS = {
     "exit": lambda: os._exit(1),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import dagster as dg
@@ -87,55 +90,71 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert set(lake.connect().execute("select distinct run_id from scores").fetchall()) == runs
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_the_ui_starts_on_loopback_and_ends_with_all_its_processes(tmp_path: Path, clips: list[Path]) -> None:
+@pytest.fixture
+def ui(tmp_path: Path, clips: list[Path]) -> Iterator[str]:
+    """The address of the UI that `cpllm dev` starts over three clips; it ends as Ctrl-C ends it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    videos = clips[0].parent
-    command = [
-        sys.executable,
-        "-m",
-        "cpllm_dagster.cli",
-        "dev",
-        str(videos),
-        "--work",
-        str(tmp_path),
-        "--port",
-        str(port),
-    ]
-    with subprocess.Popen(command, start_new_session=True) as process:
+        port = str(probe.getsockname()[1])
+    (tmp_path / "videos").mkdir()
+    for clip in clips:
+        shutil.copy(clip, tmp_path / "videos")
+    command = [sys.executable, "-m", "cpllm_dagster.cli", "dev", str(tmp_path / "videos"), "--work", str(tmp_path)]
+    with subprocess.Popen([*command, "--port", port], start_new_session=True) as process:
         try:
-            found = _ask(
-                port,
-                "{ found: repositoriesOrError { ... on RepositoryConnection { nodes { name "
-                "jobs { name } sensors { name } schedules { name } } } } }",
-            )
-            (repository,) = found["data"]["found"]["nodes"]
-            assert {"score_library", "score_all_libraries"} <= {job["name"] for job in repository["jobs"]}
-            assert {schedule["name"] for schedule in repository["schedules"]} == {"nightly"}
+            yield f"http://127.0.0.1:{port}/graphql"
         finally:
             os.killpg(process.pid, signal.SIGINT)
             process.wait(120)
     with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=1)
+        socket.create_connection(("127.0.0.1", int(port)), timeout=1)
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
 
-def _ask(port: int, query: str) -> dict:
-    """Put a GraphQL query to the UI as soon as it answers."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-    )
-    for _ in range(240):
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 # the UI's own address
-                found = json.load(response)
-            if found["data"]["found"]["nodes"]:
+NODES = "{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } schedules { name } } } } }"
+RUNS = "{ runsOrError { ... on Runs { results { status tags { key value } } } } }"
+LAUNCH = """
+mutation { launchPartitionBackfill(backfillParams: {allPartitions: false, partitionNames: ["videos"], assetSelection: [
+  {path: ["video_catalog"]}, {path: ["visual_features"]}, {path: ["quality_descriptions"]}, {path: ["quality_scores"]},
+  {path: ["pairwise_comparisons"]}, {path: ["quality_rankings"]}
+]}) { __typename ... on PythonError { message } } }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_library_is_materialized_by_hand_in_the_ui(ui: str, tmp_path: Path) -> None:
+    (repository,) = _wait(lambda: _ask(ui, NODES)["repositoriesOrError"]["nodes"], 240)
+    assert {"score_library", "score_all_libraries"} <= {job["name"] for job in repository["jobs"]}
+    assert [schedule["name"] for schedule in repository["schedules"]] == ["nightly"]
+    assert _ask(ui, LAUNCH)["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
+
+    def ended() -> list[dict]:
+        runs = _ask(ui, RUNS)["runsOrError"]["results"]
+        return [run for run in runs if run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
+
+    (run,) = _wait(ended, 500)
+    assert run["status"] == "SUCCESS"
+    assert {"key": "dagster/partition", "value": "videos"} in run["tags"]
+    answer = Lake(str(tmp_path / "videos" / "lake")).connect().execute("select count(*) from rankings").fetchall()
+    assert answer == [(3,)]
+
+
+def _ask(address: str, query: str) -> dict[str, Any]:
+    """Put a GraphQL query to the UI."""
+    body = json.dumps({"query": query}).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 # the UI's own
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        return json.load(response)["data"]
+
+
+def _wait(ask: Callable[[], list], limit_s: float) -> list:
+    """Ask until there is an answer; the UI takes a while to listen."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            if found := ask():
                 return found
-        except OSError:
-            pass
         time.sleep(1)
-    raise AssertionError("the UI does not answer")
+    raise AssertionError(f"no answer within {limit_s} s")

@@ -117,7 +117,7 @@ def test_the_process_knows_no_secrets(clip, monkeypatch):
     with DecodeSandbox() as opened:
         opened.probe(io.BytesIO(clip), "clip")
         for entry in ("environ", "cmdline"):
-        assert b"hunter2" not in Path(f"/proc/{pid(opened)}/{entry}").read_bytes()
+            assert b"hunter2" not in Path(f"/proc/{pid(opened)}/{entry}").read_bytes()
         assert os.getsid(pid(opened)) == pid(opened)
 
 
