@@ -149,8 +149,20 @@ class CPLLMForVideoQuality(PreTrainedModel):
         return (last @ rows.T.to(last.dtype)).float()
 
     @torch.no_grad()
-    def write(self, sequence: list[int], visual_tokens: torch.Tensor, eos_id: int) -> list[int]:
-        """Continue one sequence greedily to the end token or the configured length; give the new ids."""
+    def write(
+        self, sequence: list[int], visual_tokens: torch.Tensor, eos_id: int, forbidden_ids: list[int]
+    ) -> list[int]:
+        """Continue one sequence greedily to the end token or the configured length.
+
+        Args:
+            sequence: ids of the question.
+            visual_tokens: what fills its slots, in order.
+            eos_id: ends the text.
+            forbidden_ids: tokens that are never written.
+
+        Returns:
+            the new ids, without the end token.
+        """
         input_ids = torch.tensor([sequence], device=self.device)
         embeds = self.embed(input_ids, visual_tokens)
         generated = self.language_model.generate(
@@ -160,6 +172,7 @@ class CPLLMForVideoQuality(PreTrainedModel):
             max_new_tokens=self.config.max_description_tokens,
             eos_token_id=eos_id,
             pad_token_id=eos_id,
+            suppress_tokens=forbidden_ids or None,
         )[0].tolist()
         return [token for token in generated if token != eos_id]
 

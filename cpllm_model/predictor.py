@@ -27,6 +27,7 @@ from cpllm_model.sandbox import DecodeSandbox
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
 
 Answer = TypeVar("Answer")
+LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +161,11 @@ class QualityPredictor:
         ratings = []
         for one in tokens:
             segments = len(one.tokens_NLD)
-            whole = self._answers([self.processor.score_ids(segments)], [one.tokens_NLD], self.processor.level_ids)[0]
+            whole = self._levels(one)
             parts = self._answers(
                 [self.processor.score_ids(1)] * segments, list(one.tokens_NLD), self.processor.level_ids
             )
-            weights = np.arange(1, len(LEVELS) + 1)
-            score = float(whole @ weights)
+            weights, score = LEVEL_WEIGHTS, float(whole @ LEVEL_WEIGHTS)
             ratings.append(
                 Rating(
                     score=score,
@@ -180,7 +180,10 @@ class QualityPredictor:
 
     @torch.inference_mode()
     def describe_tokens(self, tokens: Sequence[VisualTokens]) -> list[Description]:
-        """Describe videos in words, by greedy decoding, and name their distortions."""
+        """Describe videos in words, and name their distortions.
+
+        Decoding is greedy; of the level words only the score's own may be written, so that both agree.
+        """
         return [Description(self._write(one), self._distortions(one)) for one in tokens]
 
     @torch.inference_mode()
@@ -271,10 +274,17 @@ class QualityPredictor:
         tokens = [first.tokens_NLD, second.tokens_NLD]
         return float(self._answers([sequence], tokens, self.processor.order_ids)[0, 0])
 
+    def _levels(self, tokens: VisualTokens) -> np.ndarray:
+        """Give the distribution (5,) over levels of a whole video."""
+        sequence = self.processor.score_ids(len(tokens.tokens_NLD))
+        return self._answers([sequence], [tokens.tokens_NLD], self.processor.level_ids)[0]
+
     def _write(self, tokens: VisualTokens) -> str:
+        level = level_of(float(self._levels(tokens) @ LEVEL_WEIGHTS))
+        others = [token for name, token in zip(LEVELS, self.processor.level_ids, strict=True) if name != level]
         sequence = self.processor.describe_ids(len(tokens.tokens_NLD))
         visual = torch.from_numpy(tokens.tokens_NLD).flatten(0, 1).to(self.model.device)
-        return self.processor.text(self.model.write(sequence, visual, self.processor.eos_id))
+        return self.processor.text(self.model.write(sequence, visual, self.processor.eos_id, others))
 
     def _distortions(self, tokens: VisualTokens) -> tuple[Distortion, ...]:
         segments = len(tokens.tokens_NLD)

@@ -100,8 +100,10 @@ def test_saving_and_loading_keeps_every_bit(model, processor, tmp_path):
 @torch.inference_mode()
 def test_greedy_text_is_the_same_every_time(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    texts = [model.write(processor.describe_ids(1), tokens, processor.eos_id) for _ in range(2)]
-    assert texts[0] == texts[1] and len(texts[0]) <= model.config.max_description_tokens
+    texts = [model.write(processor.describe_ids(1), tokens, processor.eos_id, []) for _ in range(2)]
+    assert texts[0] == texts[1] and 0 < len(texts[0]) <= model.config.max_description_tokens
+    forbidden = [texts[0][0]]
+    assert texts[0][0] not in model.write(processor.describe_ids(1), tokens, processor.eos_id, forbidden)
 
 
 @pytest.mark.parametrize("size", ["base", "large"])

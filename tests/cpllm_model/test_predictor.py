@@ -47,7 +47,8 @@ def test_videos_of_any_size_and_length_are_answered(predictor, samples, tokens):
         mean = sum((index + 1) * p for index, p in enumerate(rating.level_probabilities))
         assert math.isclose(mean, rating.score) and rating.level == level_of(rating.score)
         assert len(rating.segment_score) == len(rating.segment_start_s) == len(one.tokens_NLD)
-        assert description.text.endswith(".")
+        named = {word for word in LEVELS if word in description.text.split()[:12] or f"{word}." in description.text}
+        assert description.text.endswith(".") and named <= {rating.level}
         assert {distortion.name for distortion in description.distortions} == set(DISTORTIONS)
         assert all(0 <= d.probability <= 1 and 0 <= d.severity <= 4 for d in description.distortions)
 
