@@ -20,6 +20,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import av.subtitles.stream  # noqa: F401 (PyAV loads it at the first file with subtitles, when no file may be opened)
+
 from cpllm_model import video
 from cpllm_model.errors import DecodeCrashError, LimitExceededError, SourceReadError, VideoError
 from cpllm_model.samples import DecodeLimits
@@ -63,7 +65,9 @@ class _RemoteFile:
 
 def _child_main(socket_fd: int, limits: DecodeLimits) -> None:
     """Serve the parent until it hangs up."""
-    connection = socket.socket(fileno=socket_fd)
+    # The lowest free number, whatever it was in the parent: files can be opened below the limit that is set on it.
+    connection = socket.socket(fileno=os.dup(socket_fd))
+    os.close(socket_fd)
     wire = Wire(connection)
     threading.stack_size(1 << 18)
     threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()

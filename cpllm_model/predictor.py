@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from cpllm_model import checkpoint
 from cpllm_model.errors import CheckpointError, InferenceError, SourceReadError, VideoError
@@ -123,7 +124,7 @@ class QualityPredictor:
         try:
             model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
             processor = CPLLMProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         return cls(model.to(device), processor, checkpoint.model_id(name_or_path))
 

@@ -19,7 +19,7 @@ def folder(ladders, tmp_path):
     """A folder with two good videos, one in a sub-folder, a broken one, and a file that is no video."""
     (tmp_path / "sub").mkdir()
     shutil.copy(ladders[0][0], tmp_path / "best.mp4")
-    shutil.copy(ladders[0][3], tmp_path / "sub" / "worst [red]bold[/].mp4")
+    shutil.copy(ladders[0][3], tmp_path / "sub" / "worst [red]bold.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"broken")
     (tmp_path / "notes.txt").write_text("no video")
     return tmp_path
@@ -47,7 +47,7 @@ def test_score_prints_a_table_and_succeeds_where_all_is_well(folder):
 
 
 def test_compare_names_the_better_video(folder):
-    best, worst = folder / "best.mp4", folder / "sub" / "worst [red]bold[/].mp4"
+    best, worst = folder / "best.mp4", folder / "sub" / "worst [red]bold.mp4"
     done = run("compare", worst, best, "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["probability_a_better"] < 0.5
     failed = run("compare", best, folder / "broken.mp4", "--json")
