@@ -76,6 +76,7 @@ def sql(
     query: Annotated[str, typer.Argument(help="SQL over the tables scores, rankings, catalog and so on.")],
     lake: LakeUri = None,
     output: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = Format.table,
+    limit: Annotated[int, typer.Option(help="Most rows of a table on the terminal.", min=1)] = 100,
 ) -> None:
     """Ask the tables of a lake a question in SQL (DuckDB)."""
     with _told_in_a_sentence():
@@ -94,7 +95,7 @@ def sql(
     else:
         from cpllm_dagster.report import print_table
 
-        print_table(Console(), None, columns, rows)
+        print_table(Console(), None, columns, rows, limit)
 
 
 @app.command()

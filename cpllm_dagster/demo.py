@@ -63,14 +63,15 @@ def run_demo(videos: Path | None, work: Path, console: Console, log_level: str) 
         print_library(lake, library, console, limit=30)
     answer = lake.connect().execute(QUESTION)
     columns = [column[0] for column in answer.description or []]
-    print_table(console, f"SQL: {QUESTION}", columns, answer.fetchall())
+    console.print(Text(QUESTION))
+    print_table(console, None, columns, answer.fetchall(), limit=30)
     given = f" VIDEOS={videos}" if videos else ""
     for line in (
         f"Done in {time.monotonic() - started:.0f} s. The tables are Parquet files under {settings.lake_uri}",
-        f"Ask them:     cpllm sql --lake {settings.lake_uri} '{EXAMPLE}'",
-        f"Dagster UI:   make dev{given}   (http://127.0.0.1:3000)",
+        f"Ask them:    cpllm sql --lake {settings.lake_uri} '{EXAMPLE}'",
+        f"Dagster UI:  make dev{given}   (http://127.0.0.1:3000)",
     ):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
     return failed
 
 

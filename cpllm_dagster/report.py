@@ -134,16 +134,13 @@ def failures_by_type(table: pa.Table) -> list[tuple[str, int]]:
 RANKING_SQL = """
     SELECT r.rank, s.uri, s.score, s.score_std, s.level, r.strength, r.strength_se, d.description
     FROM rankings r JOIN scores s USING (library, video_id) LEFT JOIN descriptions d USING (library, video_id)
-    WHERE library = ? ORDER BY r.rank, s.uri LIMIT ?
+    WHERE library = ? ORDER BY r.rank, s.uri
 """
-FAILURES_SQL = """
-    SELECT uri, error_type, error_message FROM scores
-    WHERE library = ? AND status = 'failed' ORDER BY uri LIMIT ?
-"""
+FAILURES_SQL = "SELECT uri, error_type, error_message FROM scores WHERE library = ? AND status = 'failed' ORDER BY uri"
 
 
 def print_library(lake: Lake, library: str, console: Console, limit: int) -> None:
-    """Print a library's ranking and its failures.
+    """Print a library's ranking, what its first and last video look like, and its failures.
 
     Args:
         lake: where its tables are.
@@ -152,28 +149,34 @@ def print_library(lake: Lake, library: str, console: Console, limit: int) -> Non
         limit: most rows of each table.
     """
     connection = lake.connect()
-    ranking = connection.execute(RANKING_SQL, [library, limit]).fetchall()
-    failures = connection.execute(FAILURES_SQL, [library, limit]).fetchall()
+    ranking = connection.execute(RANKING_SQL, [library]).fetchall()
+    failures = connection.execute(FAILURES_SQL, [library]).fetchall()
     rows = [
-        (rank, _short(uri), f"{score:.2f} ± {std:.2f}", level, f"{strength:+.2f} ± {error:.2f}", description)
-        for rank, uri, score, std, level, strength, error, description in ranking
+        (rank, _short(uri), f"{score:.2f} ± {std:.2f}", level, f"{strength:+.2f} ± {error:.2f}")
+        for rank, uri, score, std, level, strength, error, _ in ranking
     ]
-    print_table(console, f"{library}: ranking", ["", "video", "score", "level", "strength", "description"], rows)
+    print_table(console, f"{library}: ranking", ["rank", "video", "score", "level", "strength"], rows, limit)
+    for _, uri, *_, description in [*ranking[:1], *ranking[1:][-1:]]:
+        console.print(Text(f"{_short(uri)}: {plain(description)}"))
     if failures:
         rows = [(_short(uri), error_type, message) for uri, error_type, message in failures]
-        print_table(console, f"{library}: failures", ["video", "type", "message"], rows)
+        print_table(console, f"{library}: failures", ["video", "error_type", "error_message"], rows, limit)
 
 
-def print_table(console: Console, title: str | None, columns: list[str], rows: Sequence[tuple[object, ...]]) -> None:
-    """Print rows whose cells may hold any text."""
+def print_table(
+    console: Console, title: str | None, columns: Sequence[str], rows: Sequence[tuple[object, ...]], limit: int
+) -> None:
+    """Print rows whose cells may hold any text; beyond `limit` their number only."""
     table = Table(title=title and Text(plain(title)), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(Text(plain(column)), overflow="fold")
-    for row in rows:
+    for row in rows[:limit]:
         table.add_row(*(Text(plain(cell)) for cell in row))
     console.print(table)
+    if len(rows) > limit:
+        console.print(Text(f"… and {len(rows) - limit} more"))
 
 
 def _short(uri: str) -> str:
     """Give the last part of a URI: the file's name."""
-    return uri.rstrip("/").rpartition("/")[2]
+    return plain(uri.rstrip("/").rpartition("/")[2])

@@ -145,7 +145,8 @@ class CPLLMForVideoQuality(PreTrainedModel):
         hidden = decoder(inputs_embeds=self.embed(input_ids, visual_tokens), attention_mask=mask).last_hidden_state
         last = hidden[torch.arange(len(sequences), device=self.device), mask.sum(1) - 1]
         # The output layer is applied to one place of the sequence and a few words of the vocabulary.
-        rows = self.get_output_embeddings().weight[answer_ids]
+        output: Any = self.get_output_embeddings()
+        rows = output.weight[answer_ids]
         return (last @ rows.T.to(last.dtype)).float()
 
     @torch.no_grad()

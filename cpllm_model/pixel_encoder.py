@@ -65,7 +65,7 @@ class CPLLMPixelEncoder(PreTrainedModel):
             `last_hidden_state` (K, F, D): a token for each fragment, row-major.
         """
         planes, fragments = self._fragments(pixel_values)
-        features = self.layers(self._channels(planes).to(self.layers[0][0].weight.dtype))
+        features = self.layers(self._channels(planes).to(self.dtype))
         std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
         tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments))
         return BaseModelOutput(last_hidden_state=tokens)  # pyright: ignore[reportArgumentType]

@@ -126,7 +126,8 @@ class QualityPredictor:
             processor = CPLLMProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
-        return cls(model.to(device), processor, checkpoint.model_id(name_or_path))
+        model.to(torch.device(device))  # pyright: ignore[reportArgumentType] (transformers wraps nn.Module.to)
+        return cls(model, processor, checkpoint.model_id(name_or_path))
 
     @torch.inference_mode()
     def encode(self, samples: Sequence[VideoSamples]) -> list[VisualTokens]:
@@ -217,11 +218,12 @@ class QualityPredictor:
         Raises:
             VideoError: one of them cannot be decoded.
         """
-        first, second = self.look([a, b], limits)
-        for seen in (first, second):
-            if isinstance(seen, VideoError):
-                raise seen
-        return self.compare_tokens([first], [second])[0]
+        seen: list[VisualTokens] = []
+        for one in self.look([a, b], limits):
+            if isinstance(one, VideoError):
+                raise one
+            seen.append(one)
+        return self.compare_tokens(seen[:1], seen[1:])[0]
 
     def look(
         self, paths: Iterable[str | Path], limits: DecodeLimits | None = None

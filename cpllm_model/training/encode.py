@@ -139,7 +139,8 @@ def probe_own(path: Path | str) -> tuple[int, int, int]:
     reader = imageio_ffmpeg.read_frames(str(path))
     width, height = next(reader)["size"]
     reader.close()
-    return width, height, imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    return width, height, frames or 0
 
 
 @functools.cache

@@ -20,10 +20,10 @@ from threading import Thread
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from cpllm_model.config import CPLLMConfig
+from cpllm_model.metrics import agreement
 from cpllm_model.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pad
 from cpllm_model.processing import CPLLMProcessor, train_tokenizer
 from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
@@ -325,6 +325,7 @@ def figures(clips: list[Clip], found: np.ndarray) -> dict[str, float]:
     mos = np.array([clip.mos for clip in clips])
     same = same_content(clips).numpy() & (mos[:, None] > mos[None] + 0.05)
     right = (found[:, None] > found[None])[same]
+    found_agreement = agreement(found, mos)
     rungs = [index for index, clip in enumerate(clips) if clip.ladder]
     steps = [
         found[a] > found[b]
@@ -332,8 +333,8 @@ def figures(clips: list[Clip], found: np.ndarray) -> dict[str, float]:
         if clips[a].clip_id.rsplit(".", 1)[0] == clips[b].clip_id.rsplit(".", 1)[0]
     ]
     return {
-        "srcc": round(float(stats.spearmanr(mos, found).statistic), 4),
-        "plcc": round(float(np.corrcoef(mos, found)[0, 1]), 4),
+        "srcc": round(found_agreement.srcc, 4),
+        "plcc": round(found_agreement.plcc, 4),
         "same_content_pairs": round(float(right.mean()), 4),
         "ladder_steps": round(float(np.mean(steps)), 4),
     }

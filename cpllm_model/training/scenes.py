@@ -89,8 +89,9 @@ def animate(
     for index in range(frames):
         step = 1 / zoom[index]
         left, top = centre + offsets[index] - np.array([width, height]) * step / 2
-        result_THW3[index] = canvas.transform(
-            size_px, Image.Transform.AFFINE, (step, 0, left, 0, step, top), Image.Resampling.BICUBIC
+        window = (step, 0, left, 0, step, top)
+        result_THW3[index] = np.asarray(
+            canvas.transform(size_px, Image.Transform.AFFINE, window, Image.Resampling.BICUBIC)
         )
     return result_THW3
 

@@ -1,5 +1,7 @@
 """Models put together from local folders of SigLIP, SigLIP 2, VideoPrism and Qwen3, at the smallest sizes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,8 @@ def parts(tmp_path_factory):
     )  # fmt: skip
     VideoPrismVisionModel(vision).save_pretrained(folder / "videoprism")
     tokenizer = train_tokenizer(["hello"])
-    qwen = Qwen3Config(**SMALL, vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)
+    sizes: dict[str, Any] = SMALL | {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "head_dim": 8}
+    qwen = Qwen3Config(**sizes, tie_word_embeddings=True)
     Qwen3ForCausalLM(qwen).save_pretrained(folder / "qwen3")
     tokenizer.save_pretrained(folder / "qwen3")
     return folder

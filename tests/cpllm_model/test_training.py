@@ -147,7 +147,7 @@ def test_samples_are_deterministic_and_fresh_crops_differ(small_corpus):
     assert np.array_equal(fixed[0].bursts_NTCHW, fixed[1].bursts_NTCHW)
     rng = np.random.default_rng(0)
     crops = [store.sample(clip, 1, 96, rng).bursts_NTCHW for _ in range(2)]
-    assert not np.array_equal(*crops)
+    assert not np.array_equal(crops[0], crops[1])
     batch = next(store.batches(2, 3, rng))
     assert len(batch) == 6 and len({one.content_id for one in batch[:3]}) == 1
 
