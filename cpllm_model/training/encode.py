@@ -155,7 +155,8 @@ def _run(stream: Any, frames: np.ndarray | None = None, limit_s: float = RUN_LIM
         cmd=ffmpeg_binary(),
         overwrite_output=True,
     )
-    data = None if frames is None else np.ascontiguousarray(frames).data
+    # As plain bytes: fed in small pieces, so that a full output pipe cannot block the input.
+    data = None if frames is None else np.ascontiguousarray(frames).data.cast("B")
     try:
         # ffmpeg-python's own run() has no time limit.
         done = subprocess.run(command, input=data, capture_output=True, timeout=limit_s, check=False)

@@ -74,6 +74,13 @@ def test_distortions_are_monotone_in_severity(name, reference, tmp_path):
     assert found == sorted(found, reverse=True) and found[0] - found[-1] > 10
 
 
+def test_more_frames_than_the_pipes_hold_pass_through():
+    frames = np.zeros((64, 540, 960, 3), np.uint8)
+    frames[-1] = 255
+    planes = encode.rgb_to_planes(frames)
+    assert planes.shape == (64, 810, 960) and planes[0, 0, 0] == 16 and planes[-1, 0, 0] == 235
+
+
 def test_recipes_state_what_they_do():
     recipes = draw_recipes(np.random.default_rng(0))
     ladder = [recipe.crf for recipe in recipes if recipe.ladder]
