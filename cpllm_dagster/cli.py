@@ -152,11 +152,14 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """
     import duckdb
 
-    try:
-        answer = lake.connect().execute(query)
-        return [column[0] for column in answer.description or []], answer.fetchall()
-    except duckdb.Error as error:
-        raise LakeError(str(error)) from error
+    from cpllm_dagster.sql import sentence
+
+    with lake.connect() as connection:
+        try:
+            answer = connection.execute(query)
+            return [column[0] for column in answer.description or []], answer.fetchall()
+        except duckdb.Error as error:
+            raise LakeError(sentence(error)) from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import av.subtitles.stream  # noqa: F401 (PyAV loads it at the first file with subtitles, when no file may be opened)
+# PyAV loads these at the first file with subtitles, when no file may be opened any more.
+import av.subtitles.codeccontext
+import av.subtitles.stream
+import av.subtitles.subtitle  # noqa: F401
 
 from cpllm_model import video
 from cpllm_model.errors import DecodeCrashError, LimitExceededError, SourceReadError, VideoError
