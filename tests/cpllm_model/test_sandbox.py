@@ -161,7 +161,7 @@ def test_the_process_is_locked_down_whatever_its_parent_holds_open(clip, request
         os.close(fd)
     limits = Path(f"/proc/{pid(shared)}/limits").read_text()
     soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()}
-    assert int(soft["Max open files"]) == len(os.listdir(f"/proc/{pid(shared)}/fd"))
+    assert int(soft["Max open files"]) == len(list(Path(f"/proc/{pid(shared)}/fd").iterdir()))
     assert int(soft["Max address space"]) == DecodeLimits().address_space_bytes
     assert int(soft["Max cpu time"]) <= DecodeLimits().cpu_s + 30
     assert soft["Max core file size"] == "0"
