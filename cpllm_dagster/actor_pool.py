@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 #: Deaths while starting, and losses without one answer in between, after which starting again is in vain.
 START_ATTEMPTS = 3
 LOSSES_IN_A_ROW = 30
+#: Ray's wait acts on no signal but Ctrl-C before its timeout: a cancelled run is noticed this late.
+WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class _Worker:
     deadline: float
     job: Any = None
     ready: bool = False
+
+
+@contextlib.contextmanager
+def _signals_unwrapped() -> Iterator[None]:
+    """Bring out what a signal's handler raised while Ray waited: Ray hides it in a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        raise (error.__cause__ or error) from None
 
 
 class ActorPool:
@@ -133,6 +144,7 @@ class ActorPool:
         worker.job, worker.call = job, call(worker.actor)
         worker.deadline = time.monotonic() + deadline_s
 
+    @_signals_unwrapped()
     def collect(self) -> list[Outcome]:
         """Take in what has happened since the last time; never waits."""
         calls = {worker.call: worker for worker in self.workers if worker.call is not None}
@@ -206,9 +218,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+@_signals_unwrapped()
 def wait_for(*pools: ActorPool) -> None:
-    """Wait until a call of some pool ends or passes its deadline."""
+    """Wait until a call of some pool ends or passes its deadline, or WAIT_S have passed."""
     busy = [worker for pool in pools for worker in pool.workers if worker.call is not None]
     remaining_s = min(worker.deadline for worker in busy) - time.monotonic()
-    timeout = None if math.isinf(remaining_s) else max(0.0, remaining_s)
-    ray.wait([worker.call for worker in busy], num_returns=1, timeout=timeout)
+    ray.wait([worker.call for worker in busy], num_returns=1, timeout=min(max(0.0, remaining_s), WAIT_S))

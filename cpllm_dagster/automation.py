@@ -1,13 +1,15 @@
 """When libraries are scored: every night, when a library appears, and all at once when somebody asks.
 
 In: the registered libraries and a listing of the catalogue's first level. Out: one run request a library, which
-the run queue starts when its limits allow. Knows nothing of what a run does.
+the run queue starts when its limits allow. Knows nothing of what a run does. A model is trained only when somebody
+asks.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
 
+from cpllm_dagster.assets.training import TRAINING_GROUP
 from cpllm_dagster.objects import partition_key
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.resources import Catalog
@@ -15,10 +17,20 @@ from cpllm_dagster.resources import Catalog
 assert LIBRARIES.name is not None
 PARTITION_SET = LIBRARIES.name
 
+#: A training may last longer than what the instance grants a run; one that is stopped is gone on with.
+LONGEST_TRAINING_S = 14 * 24 * 3600
+
 score_library = dg.define_asset_job(
     "score_library",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.groups("library"),
     description="Everything for one library: catalogue, scores, descriptions, comparisons, ranking.",
+)
+
+train_and_promote = dg.define_asset_job(
+    "train_and_promote",
+    selection=dg.AssetSelection.groups(TRAINING_GROUP),
+    description="A corpus, a model trained on it, its figures, and its promotion if it is better than the promoted.",
+    tags={"dagster/max_runtime": str(LONGEST_TRAINING_S)},
 )
 
 

@@ -1,4 +1,4 @@
-"""Asset checks: what must hold in the published tables of a library.
+"""Asset checks: what must hold in the published tables of a library, and of a model before it is promoted.
 
 All libraries share a check's status in the UI, so each result names its library; a check that is started by itself, for
 no partition, judges every library. Publishing has validated the rows already: here tables are compared with one another
@@ -18,6 +18,7 @@ from cpllm_dagster.assets.catalog import video_catalog
 from cpllm_dagster.assets.publication import published
 from cpllm_dagster.assets.quality import ASSETS
 from cpllm_dagster.assets.rankings import quality_rankings
+from cpllm_dagster.assets.training import comparison_metadata, last_evaluation, model_evaluation
 from cpllm_dagster.objects import library_name
 from cpllm_dagster.report import failures_by_type, plain
 from cpllm_dagster.resources import TableLake
@@ -81,7 +82,18 @@ def ranking_agrees_with_scores(
     return _result(context, lake.open(), judge, dg.AssetCheckSeverity.WARN)
 
 
-CHECKS = [one_score_row_per_video, scores_in_range, failure_rate, ranking_agrees_with_scores]
+@dg.asset_check(asset=model_evaluation, blocking=True)
+def better_than_promoted(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The trained model is surely better than the promoted one on held-out videos; until then it is not promoted."""
+    record = last_evaluation(context.op_execution_context.instance)
+    return dg.AssetCheckResult(
+        passed=record.objection is None,
+        description=record.objection or f"{record.candidate_id} is better than {record.incumbent_id}.",
+        metadata=comparison_metadata(record),
+    )
+
+
+CHECKS = [one_score_row_per_video, scores_in_range, failure_rate, ranking_agrees_with_scores, better_than_promoted]
 
 
 def judge_coverage(tables: Lake, library: str) -> Verdict:

@@ -1,7 +1,8 @@
 """Where the platform is put together, and the only place that reads its environment.
 
-In: CPLLM_CATALOG_URI, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_S3_ENDPOINT_URL, CPLLM_RAY_ADDRESS (AWS credentials come by
-boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when definitions load.
+In: CPLLM_CATALOG_URI, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL, CPLLM_RAY_ADDRESS (AWS
+credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when
+definitions load.
 """
 
 from __future__ import annotations
@@ -13,29 +14,33 @@ import dagster as dg
 from cpllm_dagster.assets.catalog import video_catalog
 from cpllm_dagster.assets.quality import quality
 from cpllm_dagster.assets.rankings import pairwise_comparisons, quality_rankings
+from cpllm_dagster.assets.training import distortion_corpus, model_evaluation, promoted_model, training_run
 from cpllm_dagster.automation import (
     all_libraries_requested,
     new_libraries,
     nightly,
     score_all_libraries,
     score_library,
+    train_and_promote,
 )
 from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.resources import BatchRay, Catalog, QualityModel, TableLake, VideoLimits
+from cpllm_dagster.promotion import BUNDLED, PROMOTED
+from cpllm_dagster.resources import BatchRay, Catalog, PromotedModels, QualityModel, TableLake, VideoLimits
 from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where videos, tables, model and Ray are."""
+    """Where videos, tables, model and Ray are; `models_dir` is the folder of promoted models."""
 
     catalog_uri: str
     lake_uri: str
     model: str
     s3_endpoint_url: str | None
     ray_address: str
+    models_dir: str | None = None
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -75,11 +80,15 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         catalog_uri=catalog_uri
         or _required("CPLLM_CATALOG_URI", "the videos: s3://bucket/prefix or a folder of libraries"),
         lake_uri=lake_uri(lake),
-        model=model or _optional("CPLLM_MODEL") or "tiny",
+        model=model or _optional("CPLLM_MODEL") or BUNDLED,
         s3_endpoint_url=s3_endpoint_url(),
         ray_address=_optional("CPLLM_RAY_ADDRESS") or "local",
+        models_dir=_optional("CPLLM_MODELS_DIR"),
     )
-    checkpoint.resolve(settings.model)
+    if settings.model != PROMOTED:
+        checkpoint.resolve(settings.model)
+    else:  # which one that is, each run finds out; before the first promotion, training has to load
+        PromotedModels(folder=settings.models_dir).require()
     return settings
 
 
@@ -103,16 +112,26 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
     catalog.open()
     lake.open()  # a wrong address ends here, not in a run at night
     return dg.Definitions(
-        assets=[video_catalog, quality, pairwise_comparisons, quality_rankings],
+        assets=[
+            video_catalog,
+            quality,
+            pairwise_comparisons,
+            quality_rankings,
+            distortion_corpus,
+            training_run,
+            model_evaluation,
+            promoted_model,
+        ],
         asset_checks=CHECKS,
-        jobs=[score_library, score_all_libraries],
+        jobs=[score_library, score_all_libraries, train_and_promote],
         schedules=[nightly],
         sensors=[new_libraries, all_libraries_requested],
         resources={
             "catalog": catalog,
             "lake": lake,
             "limits": VideoLimits(),
-            "model": QualityModel(name=settings.model),
+            "model": QualityModel(reference=settings.model, models_dir=settings.models_dir),
+            "models": PromotedModels(folder=settings.models_dir),
             "ray": BatchRay(address=settings.ray_address, keep=keep_ray),
         },
         # One process a run, so one start of Ray; Ray's actors are what runs in parallel.

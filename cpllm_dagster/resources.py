@@ -1,4 +1,4 @@
-"""What the assets are given: where the videos lie, where the tables lie, which model, and a Ray to work on.
+"""What the assets are given: where videos, tables and promoted models lie, which model, and a Ray to work on.
 
 In: plain settings (addresses and names). Out: VideoStore, Lake, model identity, a connected Ray.
 Nothing is opened when definitions load: torch is never imported here, ray on the first connection alone.
@@ -10,6 +10,8 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
@@ -17,6 +19,7 @@ from dagster_ray import LocalRay
 from pydantic import Field
 
 from cpllm_dagster.objects import VideoStore
+from cpllm_dagster.promotion import BUNDLED, find_model
 from cpllm_dagster.tables import Lake
 from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError
@@ -71,10 +74,42 @@ class VideoLimits(dg.ConfigurableResource):
         )
 
 
-class QualityModel(dg.ConfigurableResource):
-    """The checkpoint that scores, describes and compares."""
+class PromotedModels(dg.ConfigurableResource):
+    """The folder of promoted models; training asks for it, scoring only where it is to use the promoted one."""
 
-    name: str = Field(default="tiny", description="A bundled checkpoint's name, or a checkpoint's folder.")
+    folder: str | None = Field(default=None, description="A folder that outlives runs; CPLLM_MODELS_DIR.")
+
+    def require(self) -> Path:
+        """Give the folder.
+
+        Raises:
+            ConfigurationError: none is set.
+        """
+        if self.folder is None:
+            raise ConfigurationError("CPLLM_MODELS_DIR is not set: the folder that promoted models are kept in")
+        return Path(self.folder).resolve()
+
+
+class QualityModel(dg.ConfigurableResource):
+    """The checkpoint that scores, describes and compares.
+
+    Dagster makes a resource anew for each run: a run keeps to the model that was the promoted one when it first asked,
+    and the next run finds the one that is then.
+    """
+
+    reference: str = Field(
+        default=BUNDLED, description="A bundled checkpoint's name, a checkpoint's folder, or \"promoted\"."
+    )
+    models_dir: str | None = Field(default=None, description="The folder of promoted models.")
+
+    @cached_property
+    def name(self) -> str:
+        """The bundled name, or the folder.
+
+        Raises:
+            ConfigurationError, CheckpointError: the promoted model is asked for, and there is none.
+        """
+        return find_model(self.reference, Path(self.models_dir) if self.models_dir else None)
 
     @property
     def model_id(self) -> str:

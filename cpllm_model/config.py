@@ -21,7 +21,7 @@ HUB_PARTS = {
 
 
 class CPLLMPixelConfig(PreTrainedConfig):
-    """Configuration of the convolutional pixel encoder.
+    """Configuration of this project's pixel encoder.
 
     Args:
         fragment_px: side of a fragment; the mosaic is cut back into fragments so that no filter crosses a seam.
@@ -29,20 +29,29 @@ class CPLLMPixelConfig(PreTrainedConfig):
         stem_width: channels after the stem, at half resolution.
         stage_widths: channels of each stage; each but the first halves the resolution.
         stage_depths: residual blocks of each stage.
+        fragment_tokens: tokens that the fragments of a burst are pooled to.
+        statistics: whether a token of computed statistics goes beside the learned ones.
     """
 
     model_type = "cpllm_pixel"
 
     fragment_px: int = 96
-    burst_frames: int = 4
+    burst_frames: int = 8
     stem_width: int = 16
     stage_widths: list[int] | tuple[int, ...] = (24, 48, 80, 128)
     stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
+    fragment_tokens: int = 3
+    statistics: bool = True
 
     @property
     def hidden_size(self) -> int:
         """Channels of an output token: mean and standard deviation of the last stage."""
         return 2 * self.stage_widths[-1]
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens of a burst."""
+        return self.fragment_tokens + self.statistics
 
 
 AutoConfig.register(CPLLMPixelConfig.model_type, CPLLMPixelConfig, exist_ok=True)
@@ -59,6 +68,8 @@ class CPLLMConfig(PreTrainedConfig):
         pixel_tokens: decoder tokens a burst is pooled to.
         sampling: the fields of SamplingSettings.
         max_description_tokens: a description is cut there.
+        naming_thresholds: distortion -> probability from which it is named, fitted on held-out contents after
+            training; 0.5 for those that are not there.
         size: name of the size, for people; "custom" if assembled from other parts.
     """
 
@@ -73,9 +84,10 @@ class CPLLMConfig(PreTrainedConfig):
     pixel_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     context_tokens: int = 4
-    pixel_tokens: int = 3
+    pixel_tokens: int = 4
     sampling: dict | None = None
     max_description_tokens: int = 96
+    naming_thresholds: dict[str, float] | None = None
     size: str = "custom"
     tie_word_embeddings: bool = False
 
@@ -92,7 +104,7 @@ class CPLLMConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, vocab_size: int = 1024) -> CPLLMConfig:
         """Give the size this project trains: a few million parameters, for one CPU core."""
-        sampling = {"segments": 4, "context_frames": 2, "context_size_px": 112, "burst_frames": 4,
+        sampling = {"segments": 4, "context_frames": 2, "context_size_px": 112, "burst_frames": 8,
                     "fragment_grid": 3, "fragment_px": 96}  # fmt: skip
         context = {"model_type": "siglip_vision_model", "hidden_size": 96, "intermediate_size": 288,
                    "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 112, "patch_size": 16,

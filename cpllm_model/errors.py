@@ -6,6 +6,8 @@ A VideoError concerns one video and becomes that video's row; every other error 
     ├── ConfigurationError      a setting, an address or a credential is missing or wrong
     ├── CheckpointError         a model folder cannot be loaded, or may not be
     ├── LakeError               the tables cannot be read or written
+    ├── DataSetError            labelled videos cannot be read, or are not what training or evaluation needs
+    ├── TrainingError           training cannot go on
     └── VideoError              one video has no score; `error_type` is the reason in its row
 """
 
@@ -28,6 +30,14 @@ class CheckpointError(CPLLMError):
 
 class LakeError(CPLLMError):
     """The tables cannot be read or written, or rows break their schema."""
+
+
+class DataSetError(CPLLMError):
+    """Labelled videos cannot be read, or are not what training or evaluation needs; names the file."""
+
+
+class TrainingError(CPLLMError):
+    """Training cannot go on: a loss is not finite, or a run belongs to another configuration."""
 
 
 class VideoError(CPLLMError):

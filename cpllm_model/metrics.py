@@ -1,15 +1,17 @@
 """How well predicted scores agree with people's: the figures that the field reports.
 
 In: arrays of predictions and of mean opinion scores (MOS). Out: SRCC, KRCC, PLCC before and after the
-four-parameter logistic, RMSE after it, and the share of pairs in the right order. Knows nothing of files or models.
+four-parameter logistic, RMSE after it, the share of pairs in the right order, the area under the ROC curve, and
+bootstrap intervals of any figure. Knows nothing of files or models.
 
-Shapes: N videos.
+Shapes: N videos, or rows of any kind; F figures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -46,17 +48,21 @@ def agreement(prediction_N: np.ndarray, mos_N: np.ndarray) -> Agreement:
     Raises:
         ValueError: other shapes, fewer than two videos, or a number that is not finite.
     """
+    figures = correlations(prediction_N, mos_N)
+    return Agreement(count=len(mos_N), **figures, pair_accuracy=pair_accuracy(prediction_N, mos_N))
+
+
+def correlations(prediction_N: np.ndarray, mos_N: np.ndarray) -> dict[str, float]:
+    """Give the figures of `Agreement` that do not look at pairs, by name; arguments and errors are `agreement`'s."""
     prediction_N, mos_N = _checked(prediction_N, mos_N)
     fitted_N = fit_logistic(prediction_N, mos_N)
-    return Agreement(
-        count=len(mos_N),
-        srcc=_pearson(rankdata(prediction_N), rankdata(mos_N)),
-        krcc=_kendall(prediction_N, mos_N),
-        plcc=_pearson(prediction_N, mos_N),
-        plcc_fitted=_pearson(fitted_N, mos_N),
-        rmse_fitted=float(np.sqrt(np.mean((fitted_N - mos_N) ** 2))),
-        pair_accuracy=pair_accuracy(prediction_N, mos_N),
-    )
+    return {
+        "srcc": pearson(rankdata(prediction_N), rankdata(mos_N)),
+        "krcc": _kendall(prediction_N, mos_N),
+        "plcc": pearson(prediction_N, mos_N),
+        "plcc_fitted": pearson(fitted_N, mos_N),
+        "rmse_fitted": float(np.sqrt(np.mean((fitted_N - mos_N) ** 2))),
+    }
 
 
 def fit_logistic(prediction_N: np.ndarray, mos_N: np.ndarray) -> np.ndarray:
@@ -122,7 +128,100 @@ def pair_accuracy(prediction_N: np.ndarray, mos_N: np.ndarray, least_gap: float 
     return right / pairs if pairs else np.nan
 
 
-def _pearson(a_N: np.ndarray, b_N: np.ndarray) -> float:
+def auc(value_N: np.ndarray, positive_N: np.ndarray, counts_N: np.ndarray | None = None) -> float:
+    """Return the area under the ROC curve: how often a positive's value is above a negative's, a tie counting half.
+
+    Args:
+        value_N: finite, higher for positives.
+        positive_N: bool.
+        counts_N: how many times each row is there; once by default.
+
+    Returns:
+        0..1, NaN without a positive or without a negative.
+    """
+    counts_N = np.ones(len(value_N)) if counts_N is None else counts_N
+    _, place_N = np.unique(value_N, return_inverse=True)
+    positive, negative = (np.bincount(place_N, counts_N * side) for side in (positive_N, ~positive_N))
+    below = np.cumsum(negative) - negative / 2
+    return share(positive @ below, positive.sum() * negative.sum())
+
+
+def share(part: SupportsFloat, whole: SupportsFloat) -> float:
+    """Divide; NaN where there is nothing to divide by."""
+    return float(part) / float(whole) if float(whole) else np.nan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and the interval it lies in; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Percentile intervals by resampling groups of rows that belong together, such as all versions of one content.
+
+    Drawing single rows would take versions of one content for independent evidence, and the intervals would be too
+    narrow. A row between two groups, such as a comparison of two contents, is there as often as the product of its
+    groups' counts (the pigeonhole bootstrap, Owen 2007), which errs on the wide side. A share of exactly 0 or 1 gets an
+    interval without width: what never happened among the rows happens in no resample.
+
+    Args:
+        resamples: how many times.
+        confidence: share of intervals that should hold the true figure, 0..1.
+        seed: decides every draw.
+    """
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def estimate(
+        self,
+        figures: Callable[[np.ndarray], dict[str, float]],
+        group_N: Sequence[str],
+        other_group_N: Sequence[str] | None = None,
+    ) -> dict[str, Estimate]:
+        """Give figures with their intervals.
+
+        Args:
+            figures: takes int64 (N,), how many times each row is there, and gives figures by name, NaN if undefined.
+            group_N: name of each row's group.
+            other_group_N: name of the other group of rows between two; may be the same.
+
+        Returns:
+            The figures of the rows as they are; no interval with a single group or where every resample gave NaN.
+        """
+        pairs_N2 = np.stack([group_N, group_N if other_group_N is None else other_group_N], 1)
+        groups, number = np.unique(pairs_N2, return_inverse=True)
+        first_N, second_N = number.reshape(-1, 2).T
+        found = figures(np.ones(len(first_N), np.int64))
+        if len(groups) < 2:
+            return {name: Estimate(value, np.nan, np.nan) for name, value in found.items()}
+        rng = np.random.default_rng(self.seed)
+        drawn = []
+        for _ in range(self.resamples):
+            times = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)))
+            counts_N = times[first_N] * np.where(first_N == second_N, 1, times[second_N])
+            drawn.append(list(figures(counts_N).values()))
+        return {
+            name: Estimate(value, *self._interval(column))
+            for (name, value), column in zip(found.items(), np.array(drawn).T, strict=True)
+        }
+
+    def _interval(self, values: np.ndarray) -> tuple[float, float]:
+        known = values[np.isfinite(values)]
+        if not len(known):
+            return np.nan, np.nan
+        low, high = np.quantile(known, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
+        return float(low), float(high)
+
+
+def pearson(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Return Pearson's correlation, -1..1; NaN where one side is constant."""
     if np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
         return np.nan
     return float(np.corrcoef(a_N, b_N)[0, 1])

@@ -10,6 +10,7 @@ a segment, D decoder width, X sequences, Q tokens of a sequence, A answers, V vo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,9 +82,18 @@ class CPLLMForVideoQuality(PreTrainedModel):
         Returns:
             (N, L, D): a segment's key frames, then its burst.
         """
-        segments, frames = context_values.shape[:2]
-        context = self.context_projector(self._see_context(context_values.flatten(0, 1)))
-        pixel = self.pixel_projector(self._see_pixels(pixel_values))
+        return self.project(self.see_context(context_values.flatten(0, 1)), self.see_pixels(pixel_values))
+
+    def project(self, context_hidden: torch.Tensor, pixel_hidden: torch.Tensor) -> torch.Tensor:
+        """Bring what both encoders saw of segments into the decoder's width; see encode_segments.
+
+        Args:
+            context_hidden: (N * M, tokens, width), what see_context gave.
+            pixel_hidden: (N, tokens, width), what see_pixels gave.
+        """
+        segments, frames = len(pixel_hidden), len(context_hidden) // len(pixel_hidden)
+        context = self.context_projector(context_hidden)
+        pixel = self.pixel_projector(pixel_hidden)
         return torch.cat([context.reshape(segments, frames * context.shape[1], -1), pixel], 1)
 
     def forward(
@@ -121,33 +131,32 @@ class CPLLMForVideoQuality(PreTrainedModel):
         embeds = torch.where((input_ids < SLOT)[..., None], markers, embeds)
         return embeds.masked_scatter(slots[..., None], visual_tokens.to(embeds.dtype))
 
-    def answer_probabilities(
-        self, sequences: list[list[int]], visual_tokens: torch.Tensor, answer_ids: list[int]
-    ) -> torch.Tensor:
-        """Give the decoder's distribution over the allowed answers after each sequence.
+    def answer_logits(
+        self,
+        sequences: list[list[int]],
+        visual_tokens: torch.Tensor,
+        places: list[list[int]],
+        answer_ids: Sequence[list[int]],
+    ) -> list[torch.Tensor]:
+        """Give the logits of the allowed answers at places of sequences.
 
         Args:
             sequences: X lists of ids.
             visual_tokens: what fills their slots, in order.
-            answer_ids: A tokens; the distribution is over these alone.
+            places: for each sequence the Q indices of the tokens that the answers follow.
+            answer_ids: for each of the Q places the A tokens that may answer there.
 
         Returns:
-            float32 (X, A), rows sum to 1.
+            for each place float32 (X, A).
         """
-        return self.answer_logits(sequences, visual_tokens, answer_ids).softmax(-1)
-
-    def answer_logits(
-        self, sequences: list[list[int]], visual_tokens: torch.Tensor, answer_ids: list[int]
-    ) -> torch.Tensor:
-        """Give the logits float32 (X, A) of the allowed answers after each sequence; see answer_probabilities."""
         input_ids, mask = pad(sequences, self.device)
         decoder = self.language_model.get_decoder()
         hidden = decoder(inputs_embeds=self.embed(input_ids, visual_tokens), attention_mask=mask).last_hidden_state
-        last = hidden[torch.arange(len(sequences), device=self.device), mask.sum(1) - 1]
-        # The output layer is applied to one place of the sequence and a few words of the vocabulary.
-        output: Any = self.get_output_embeddings()
-        rows = output.weight[answer_ids]
-        return (last @ rows.T.to(last.dtype)).float()
+        at = torch.tensor(places, device=hidden.device)
+        states = hidden[torch.arange(len(sequences), device=hidden.device)[:, None], at]
+        # Only the rows of the allowed answers are needed of the whole output layer.
+        weight = self.get_output_embeddings().weight
+        return [(states[:, q] @ weight[ids].T.to(states.dtype)).float() for q, ids in enumerate(answer_ids)]
 
     @torch.no_grad()
     def write(
@@ -177,7 +186,7 @@ class CPLLMForVideoQuality(PreTrainedModel):
         )[0].tolist()
         return [token for token in generated if token != eos_id]
 
-    def _see_context(self, frames: torch.Tensor) -> torch.Tensor:
+    def see_context(self, frames: torch.Tensor) -> torch.Tensor:
         """Encode (K, 3, S, S) frames to (K, patches, width)."""
         frames = frames.to(self.context_encoder.dtype)
         if self.config.context_config.model_type != "siglip2_vision_model":
@@ -193,13 +202,12 @@ class CPLLMForVideoQuality(PreTrainedModel):
             spatial_shapes=torch.tensor([[rows, columns]] * len(frames), device=frames.device),
         ).last_hidden_state
 
-    def _see_pixels(self, bursts: torch.Tensor) -> torch.Tensor:
-        """Encode (K, B, 3, H, W) bursts to (K, tokens, width)."""
-        bursts = bursts.to(self.pixel_encoder.dtype)
+    def see_pixels(self, bursts: torch.Tensor, statistics: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode (K, B, 3, H, W) bursts to (K, tokens, width); `statistics` as CPLLMPixelEncoder takes them."""
         if self.config.pixel_config.model_type == "cpllm_pixel":
-            hidden = self.pixel_encoder(pixel_values=bursts).last_hidden_state
+            hidden = self.pixel_encoder(pixel_values=bursts, statistics=statistics).last_hidden_state
         else:
-            hidden = self.pixel_encoder(pixel_values_videos=bursts).last_hidden_state
+            hidden = self.pixel_encoder(pixel_values_videos=bursts.to(self.pixel_encoder.dtype)).last_hidden_state
         return hidden.to(self.pixel_projector.norm.weight.dtype)
 
 

@@ -1,10 +1,13 @@
-"""The convolutional pixel encoder: bursts of native-resolution fragments in, one token a fragment out.
+"""This project's pixel encoder: bursts of native-resolution fragments in, a few tokens a burst out.
 
-Small residual 3x3 convolutions, registered with transformers as `cpllm_pixel`. It sees luma, its signed-log
+Small residual 3x3 convolutions, registered with transformers as `cpllm_pixel`. They see luma, its signed-log
 high-pass (where noise, ringing and blocking live), chroma, and signed-log differences between the burst's
-frames. Mean and standard deviation over the fragment keep both how much there is and how uneven it is.
+frames. Mean and standard deviation over a fragment keep both how much there is and how uneven it is. Beside the
+learned tokens goes one of computed statistics (`pixel_statistics.py`): convolutions of this size do not learn
+banding, exposure or stutter from the data at hand.
 
-Shape legend: K bursts, B frames of a burst, C channels, H W mosaic, F fragments, P fragment side, D token width.
+Shape legend: K bursts, B frames of a burst, C channels, H W mosaic, F fragments, P fragment side, D token width,
+S statistics.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from cpllm_model.config import CPLLMPixelConfig
+from cpllm_model.pixel_statistics import burst_statistics, statistics_width
+
+#: Statistics are cut off so many standard deviations from the training data's mean.
+STATISTICS_LIMIT = 5.0
 
 
 class ResidualBlock(nn.Module):
@@ -53,22 +60,45 @@ class CPLLMPixelEncoder(PreTrainedModel):
             layers += [ResidualBlock(next_width) for _ in range(depth)]
             width = next_width
         self.layers = nn.Sequential(*layers)
+        if config.statistics:
+            inputs = statistics_width(config.burst_frames)
+            self.register_buffer("statistics_mean", torch.zeros(inputs))
+            self.register_buffer("statistics_std", torch.ones(inputs))
+            self.statistics_mlp = nn.Sequential(
+                nn.Linear(inputs, config.hidden_size),
+                nn.GELU(),
+                nn.Linear(config.hidden_size, config.hidden_size),
+                nn.GELU(),
+                nn.Linear(config.hidden_size, config.hidden_size),
+            )
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutput:
+    def forward(self, pixel_values: torch.Tensor, statistics: torch.Tensor | None = None) -> BaseModelOutput:
         """Encode bursts.
 
         Args:
             pixel_values: (K, B, 3, H, W), YUV codes 0-255; H and W are multiples of the fragment side.
+            statistics: (K, S) as `statistics` gives them, where they are known already.
 
         Returns:
-            `last_hidden_state` (K, F, D): a token for each fragment, row-major.
+            `last_hidden_state` (K, `config.tokens`, D): of the fragments in row-major order, then the statistics'.
         """
         planes, fragments = self._fragments(pixel_values)
-        features = self.layers(self._channels(planes).to(self.dtype))
+        channels = self._channels(planes).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        features = self.layers(channels)
         std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
-        tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments))
+        tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments)).transpose(1, 2)
+        tokens = nn.functional.adaptive_avg_pool1d(tokens, self.config.fragment_tokens).transpose(1, 2)
+        if self.config.statistics:
+            known = burst_statistics(planes, fragments) if statistics is None else statistics
+            standard = (known - self.statistics_mean) / self.statistics_std
+            limited = standard.clamp(-STATISTICS_LIMIT, STATISTICS_LIMIT)
+            tokens = torch.cat([tokens, self.statistics_mlp(limited.to(self.dtype))[:, None]], 1)
         return BaseModelOutput(last_hidden_state=tokens)  # pyright: ignore[reportArgumentType]
+
+    def statistics(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Give the statistics float32 (K, S) of bursts, which do not depend on the weights."""
+        return burst_statistics(*self._fragments(pixel_values))
 
     def _fragments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
         side = self.config.fragment_px

@@ -25,9 +25,11 @@ from cpllm_model.modeling import CPLLMForVideoQuality
 from cpllm_model.processing import CPLLMProcessor
 from cpllm_model.samples import DecodeLimits, VideoSamples
 from cpllm_model.sandbox import DecodeSandbox
-from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
+from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITY_MAX, level_of, severity_word
 
 Answer = TypeVar("Answer")
+#: Probability from which a distortion is named by a model that was not calibrated.
+NAMING_THRESHOLD = 0.5
 LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
 
 
@@ -67,11 +69,19 @@ class Rating:
 
 @dataclass(frozen=True)
 class Distortion:
-    """One distortion's severity, 0 (none) to 4 (severe), and the probability that it is visible at all."""
+    """How strong one distortion is.
+
+    Args:
+        name: one of scale.DISTORTIONS.
+        severity: mean of the distribution over severities, 0 (none) to 5 (severe).
+        probability: that it is visible at all, 0-1.
+        named: whether the probability reaches the model's own threshold, so that descriptions name it.
+    """
 
     name: str
     severity: float
     probability: float
+    named: bool
 
 
 @dataclass(frozen=True)
@@ -162,11 +172,8 @@ class QualityPredictor:
         """
         ratings = []
         for one in tokens:
-            segments = len(one.tokens_NLD)
-            whole = self._levels(one)
-            parts = self._answers(
-                [self.processor.score_ids(1)] * segments, list(one.tokens_NLD), self.processor.level_ids
-            )
+            whole = self._levels([one.tokens_NLD])[0]
+            parts = self._levels([segment[None] for segment in one.tokens_NLD])
             weights, score = LEVEL_WEIGHTS, float(whole @ LEVEL_WEIGHTS)
             ratings.append(
                 Rating(
@@ -184,9 +191,16 @@ class QualityPredictor:
     def describe_tokens(self, tokens: Sequence[VisualTokens]) -> list[Description]:
         """Describe videos in words, and name their distortions.
 
-        Decoding is greedy; of the level words only the score's own may be written, so that both agree.
+        Words are written from the model's own answers: its level and the distortions that it names are stated in
+        the question. Decoding is greedy, and of the level words only the score's own may be written.
         """
-        return [Description(self._write(one), self._distortions(one)) for one in tokens]
+        descriptions = []
+        for one in tokens:
+            levels, *severities = self._ratings([one.tokens_NLD])
+            found = self._distortions([float(row) for row in severity[0]] for severity in severities)
+            level = level_of(float(levels[0] @ LEVEL_WEIGHTS))
+            descriptions.append(Description(self._write(one, level, found), found))
+        return descriptions
 
     @torch.inference_mode()
     def compare_tokens(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
@@ -263,41 +277,61 @@ class QualityPredictor:
             return ([one] for one in samples)
         return [samples] if samples else []
 
-    def _answers(self, sequences: list[list[int]], tokens: list[np.ndarray], answer_ids: list[int]) -> np.ndarray:
-        """Give float64 (sequences, answers), one distribution a sequence."""
+    def _answers(
+        self,
+        sequences: list[list[int]],
+        tokens: list[np.ndarray],
+        places: list[list[int]],
+        answer_ids: list[list[int]],
+    ) -> list[np.ndarray]:
+        """Give, for each place, float64 (sequences, answers): one distribution a sequence."""
         flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in tokens])
         visual = torch.from_numpy(flat).to(self.model.device)
-        found = self.model.answer_probabilities(sequences, visual, answer_ids).double().cpu().numpy()
-        if not np.isfinite(found).all():
+        found = [
+            logits.double().softmax(-1).cpu().numpy()
+            for logits in self.model.answer_logits(sequences, visual, places, answer_ids)
+        ]
+        if not all(np.isfinite(one).all() for one in found):
             raise InferenceError("video", "the network gave a number that is not finite")
-        return found / found.sum(1, keepdims=True)
+        return found
 
     def _first_better(self, first: VisualTokens, second: VisualTokens) -> float:
         sequence = self.processor.compare_ids(len(first.tokens_NLD), len(second.tokens_NLD))
         tokens = [first.tokens_NLD, second.tokens_NLD]
-        return float(self._answers([sequence], tokens, self.processor.order_ids)[0, 0])
+        return float(self._answers([sequence], tokens, [[len(sequence) - 1]], [self.processor.order_ids])[0][0, 0])
 
-    def _levels(self, tokens: VisualTokens) -> np.ndarray:
-        """Give the distribution (5,) over levels of a whole video."""
-        sequence = self.processor.score_ids(len(tokens.tokens_NLD))
-        return self._answers([sequence], [tokens.tokens_NLD], self.processor.level_ids)[0]
+    def _levels(self, tokens: list[np.ndarray]) -> np.ndarray:
+        """Give the distributions (X, 5) over levels of videos of equally many segments."""
+        # The distortions' questions come after the level's place and cannot change its answer.
+        sequence, places = self.processor.rating_ids(len(tokens[0]))
+        asked = sequence[: places[0] + 1]
+        count = len(tokens)
+        return self._answers([asked] * count, tokens, [places[:1]] * count, [self.processor.level_ids])[0]
 
-    def _write(self, tokens: VisualTokens) -> str:
-        level = level_of(float(self._levels(tokens) @ LEVEL_WEIGHTS))
+    def _ratings(self, tokens: list[np.ndarray]) -> list[np.ndarray]:
+        """Give the distributions over levels (X, 5) and over severities (X, 6) of every distortion."""
+        sequence, places = self.processor.rating_ids(len(tokens[0]))
+        answers = [self.processor.level_ids] + [self.processor.severity_ids] * len(DISTORTIONS)
+        return self._answers([sequence] * len(tokens), tokens, [places] * len(tokens), answers)
+
+    def _write(self, tokens: VisualTokens, level: str, distortions: Iterable[Distortion]) -> str:
         others = [token for name, token in zip(LEVELS, self.processor.level_ids, strict=True) if name != level]
-        sequence = self.processor.describe_ids(len(tokens.tokens_NLD))
+        strongest = sorted((one for one in distortions if one.named), key=lambda one: -one.severity)
+        words = {one.name: severity_word(max(1.0, one.severity)) for one in strongest}
+        sequence = self.processor.describe_ids(len(tokens.tokens_NLD), level, words)
         visual = torch.from_numpy(tokens.tokens_NLD).flatten(0, 1).to(self.model.device)
         return self.processor.text(self.model.write(sequence, visual, self.processor.eos_id, others))
 
-    def _distortions(self, tokens: VisualTokens) -> tuple[Distortion, ...]:
-        segments = len(tokens.tokens_NLD)
-        sequences = [self.processor.distortion_ids(segments, name) for name in DISTORTIONS]
-        found = self._answers(sequences, [tokens.tokens_NLD] * len(sequences), self.processor.severity_ids)
-        named = [
-            Distortion(name, float(row @ np.arange(len(row))), float(1 - row[0]))
-            for name, row in zip(DISTORTIONS, found, strict=True)
-        ]
-        return tuple(sorted(named, key=lambda distortion: -distortion.probability))
+    def _distortions(self, severities: Iterable[Sequence[float]]) -> tuple[Distortion, ...]:
+        """Name distortions from their distributions over severities; the most probable first."""
+        thresholds = self.model.config.naming_thresholds or {}
+        found = []
+        for name, row in zip(DISTORTIONS, severities, strict=True):
+            severity = sum(index * probability for index, probability in enumerate(row))
+            probability = min(1.0, max(0.0, 1 - row[0]))
+            named = probability >= thresholds.get(name, NAMING_THRESHOLD)
+            found.append(Distortion(name, min(severity, SEVERITY_MAX), probability, named))
+        return tuple(sorted(found, key=lambda distortion: -distortion.probability))
 
 
 def _unless_failed(

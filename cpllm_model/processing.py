@@ -9,7 +9,7 @@ Shape legend: N segments, M context frames, B frames of a burst, 3 RGB or YUV, S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,9 @@ from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
 SLOT, CONTEXT_START, CONTEXT_END, PIXEL_START, PIXEL_END = -1, -2, -3, -4, -5
 MARKERS = (CONTEXT_START, CONTEXT_END, PIXEL_START, PIXEL_END)
 
-SCORE_QUESTION = "\nHow good does the video look?\nQuality:"
-DESCRIBE_QUESTION = "\nDescribe the quality of the video.\n"
-DISTORTION_QUESTION = "\nHow strong is the {name}?\nThere is"
+SCORE_QUESTION = "\nHow good does the video look, and what is wrong with it?\nquality:"
+DISTORTION_QUESTION = "\n{name}:"
+DESCRIBE_QUESTION = "\nDescribe the quality of the video: {level}, with {distortions}.\n"
 FIRST, SECOND = "First video:\n", "\nSecond video:\n"
 COMPARE_QUESTION = "\nWhich video looks better?\nThe"
 COMPARE_ANSWERS = ("first", "second")
@@ -72,7 +72,7 @@ class CPLLMProcessor(ProcessorMixin):
         self,
         tokenizer: PreTrainedTokenizerBase | None = None,
         context_slots: int = 8,
-        pixel_slots: int = 3,
+        pixel_slots: int = 4,
         pixel_input: str = "yuv",
         **kwargs: Any,
     ) -> None:
@@ -92,10 +92,18 @@ class CPLLMProcessor(ProcessorMixin):
             `context_values` float32 (N, M, 3, S, S) in -1..1 as SigLIP takes them, and `pixel_values`
             (N, B, 3, H, W): float32 YUV codes 0-255, or RGB in 0-1.
         """
-        context = torch.from_numpy(context_NMCHW).float() / 127.5 - 1
-        bursts = torch.from_numpy(bursts_NTCHW).float()
-        pixel = bursts if self.pixel_input == "yuv" else yuv_to_rgb(bursts)
-        return {"context_values": context, "pixel_values": pixel}
+        return {
+            "context_values": self.context_values(torch.from_numpy(context_NMCHW)),
+            "pixel_values": self.pixel_values(torch.from_numpy(bursts_NTCHW)),
+        }
+
+    def context_values(self, context: torch.Tensor) -> torch.Tensor:
+        """Give uint8 RGB (..., 3, S, S) as float32 in -1..1, as SigLIP takes it."""
+        return context.float() / 127.5 - 1
+
+    def pixel_values(self, bursts: torch.Tensor) -> torch.Tensor:
+        """Give uint8 YUV (..., 3, H, W) as float32 codes, or as RGB in 0-1."""
+        return bursts.float() if self.pixel_input == "yuv" else yuv_to_rgb(bursts.float())
 
     def text_ids(self, text: str) -> list[int]:
         """Tokenize text without special tokens."""
@@ -105,17 +113,38 @@ class CPLLMProcessor(ProcessorMixin):
         """Give the text of generated tokens."""
         return str(self._tokenizer.decode(list(ids))).strip()
 
-    def score_ids(self, segments: int) -> list[int]:
-        """Give the sequence that asks for a video's level; `level_ids` may answer."""
-        return self.layout.ids(segments) + self.text_ids(SCORE_QUESTION)
+    def rating_ids(self, segments: int) -> tuple[list[int], list[int]]:
+        """Give the sequence that asks for a video's level and for the severity of every distortion.
 
-    def describe_ids(self, segments: int) -> list[int]:
-        """Give the sequence that asks for a description."""
-        return self.layout.ids(segments) + self.text_ids(DESCRIBE_QUESTION)
+        All is asked in one sequence; no answer is written into it, so none depends on another.
 
-    def distortion_ids(self, segments: int, name: str) -> list[int]:
-        """Give the sequence that asks how strong a distortion is; `severity_ids` may answer."""
-        return self.layout.ids(segments) + self.text_ids(DISTORTION_QUESTION.format(name=name))
+        Returns:
+            ids, and the places of the answers: first the level's, which `level_ids` may answer, then that of each
+            of DISTORTIONS, which `severity_ids` may answer.
+        """
+        ids = self.layout.ids(segments)
+        places = []
+        for question in (SCORE_QUESTION, *(DISTORTION_QUESTION.format(name=name) for name in DISTORTIONS)):
+            ids = ids + self.text_ids(question)
+            places.append(len(ids) - 1)
+        return ids, places
+
+    def describe_ids(self, segments: int, level: str, distortions: Mapping[str, str]) -> list[int]:
+        """Give the sequence that asks for a description.
+
+        It states what was answered before, so that words and numbers agree.
+
+        Args:
+            segments: of the video.
+            level: one of LEVELS.
+            distortions: the named ones, the severest first, each with its word of SEVERITIES.
+        """
+        listed = ", ".join(f"{severity} {name}" for name, severity in distortions.items()) or "no distortion"
+        return self.layout.ids(segments) + self.text_ids(DESCRIBE_QUESTION.format(level=level, distortions=listed))
+
+    def ask_ids(self, segments: int, question: str) -> list[int]:
+        """Give the sequence that asks a question in free words (instruction sets)."""
+        return self.layout.ids(segments) + self.text_ids(f"\n{question}\n")
 
     def compare_ids(self, segments_a: int, segments_b: int) -> list[int]:
         """Give the sequence that asks which of two videos looks better; `order_ids` may answer."""
@@ -178,7 +207,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 1024) -> PreTrainedT
     bpe = ByteLevelBPETokenizer()
     # The byte alphabet keeps every text encodable; answers are repeated until they are merged into one token.
     answers = [f" {word}" for word in (*LEVELS, *SEVERITIES, *COMPARE_ANSWERS)] * 1000
-    questions = [SCORE_QUESTION, DESCRIBE_QUESTION, FIRST, SECOND, COMPARE_QUESTION]
+    questions = [SCORE_QUESTION, FIRST, SECOND, COMPARE_QUESTION, DESCRIBE_QUESTION]
     questions += [DISTORTION_QUESTION.format(name=name) for name in DISTORTIONS]
     bpe.train_from_iterator(
         [*texts, *questions * 50, *answers],

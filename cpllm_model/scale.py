@@ -6,14 +6,17 @@ Levels are ITU-T P.910 absolute category rating (ACR): 1 bad to 5 excellent, hig
 from __future__ import annotations
 
 #: ACR level words; the weight of LEVELS[i] is i + 1.
-LEVELS = ("bad", "poor", "fair", "good", "excellent")
+LEVELS: tuple[str, ...] = ("bad", "poor", "fair", "good", "excellent")
 SCORE_MIN, SCORE_MAX = 1.0, 5.0
 
-#: Words for a distortion's severity 0-4.
-SEVERITIES = ("no", "slight", "moderate", "strong", "severe")
+#: Words for a distortion's severity 0-5.
+SEVERITIES: tuple[str, ...] = ("no", "faint", "slight", "moderate", "strong", "severe")
+SEVERITY_MAX = len(SEVERITIES) - 1.0
 
-#: Distortions the small model is trained to name.
-DISTORTIONS = ("compression", "upscaling", "blur", "noise")
+#: Families of distortions that a model is asked about.
+DISTORTIONS: tuple[str, ...] = (
+    "compression", "upscaling", "blur", "noise", "banding", "exposure", "contrast", "colour", "stutter", "packet loss",
+)  # fmt: skip
 
 
 def level_of(score: float) -> str:
@@ -22,5 +25,5 @@ def level_of(score: float) -> str:
 
 
 def severity_word(severity: float) -> str:
-    """Give the word nearest to a severity in 0-4."""
-    return SEVERITIES[round(min(max(severity, 0.0), 4.0))]
+    """Give the word nearest to a severity in 0-5."""
+    return SEVERITIES[round(min(max(severity, 0.0), SEVERITY_MAX))]

@@ -1,76 +1,79 @@
-"""Make the distortion corpus: pristine clips in, labelled degraded clips out.
+"""Make the distortion corpus: pristine pictures and clips in, labelled degraded clips and a manifest out.
 
-Each source (a photograph filmed by a moving camera, a pristine clip, a rendered scene) is one content. Its
-recipes are encoded with real encoders, decoded, measured by VMAF against the pristine clip, and kept as raw
-planes that the trainer cuts fragments from. Contents, not clips, are divided between the splits.
+Each source (a photograph filmed by a moving camera, a pristine clip, a rendered scene) is one content. It is
+degraded by recipes of real distortions, and each clip is measured by VMAF against the pristine one. Contents, not
+clips, are divided between the splits.
 
-Everything about a content follows from its id and the corpus seed; a content is written whole or not at all,
-so a stopped run goes on where it was. The label is a proxy: mos = 1 + VMAF / 25, no human opinion.
+Everything about a content follows from its source, its take and the corpus seed; a content is written whole or not
+at all, so a stopped run goes on where it was. The label is a proxy: VMAF, and where VMAF does not apply an assumed
+loss for each severity (`distortions.py`). No human rated anything.
 
-Shape legend: T frames, J = H * 3 / 2 rows of a planar yuv420p frame, W width, N segments, B frames of a burst,
-M context frames, S context size.
+Shape legend: T frames, J = H * 3 / 2 rows of a planar yuv420p frame, W width.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ffmpeg
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from cpllm_model.errors import DataSetError
 from cpllm_model.training import encode
+from cpllm_model.training.degradation import degrade, split
 from cpllm_model.training.descriptions import SceneFacts, describe
-from cpllm_model.training.distortions import Recipe, draw_recipes
+from cpllm_model.training.distortions import KINDS, Recipe, draw_recipes, mos_of, visible_severities
+from cpllm_model.training.manifest import (
+    MANIFEST_NAME,
+    LabelledVideo,
+    content_split,
+    read_manifest,
+    write_manifest,
+)
 from cpllm_model.training.scenes import CameraPath, animate, render_scene
 
+DATASET = "distortions"
 PHOTO_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
 CLIP_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".y4m", ".264")
 FRAMES = 16
-#: First frames of the two bursts kept of each clip: at the key frame, and well inside the group of pictures.
-BURST_STARTS, BURST_FRAMES = (0, 10), 4
-CONTEXT_FRAMES = (0, 6, 10, 15)
-CONTEXT_SIZE_PX = 112
-SIZES_PX = (
-    (320, 180),
-    (320, 240),
-    (426, 240),
-    (480, 270),
-    (480, 360),
-    (480, 360),
-    (640, 360),
-    (640, 360),
-    (854, 480),
-    (960, 540),
-)
+RECIPES_PER_CONTENT = 17
+SIZES_PX = ((320, 180), (320, 240), (426, 240), (480, 270), (480, 360), (640, 360), (640, 480), (854, 480))
+#: Only for pictures that have the detail, and rarely: a clip costs in proportion to its pixels.
+LARGE_SIZES_PX = ((960, 540), (1280, 720), (1920, 1080))
+LARGE_SHARE = 0.6
+PORTRAIT_SHARE = 0.15
+FRAME_RATES = (24.0, 25.0, 30.0, 50.0, 60.0)
 MAX_WIDTH_PX = 960
-VALIDATION_SHARE = 0.12
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("content_id", pa.string()),
-        ("split", pa.string()),
-        ("recipe", pa.string()),
-        ("ladder", pa.bool_()),
-        ("severities", pa.map_(pa.string(), pa.float64())),
-        ("vmaf_mean", pa.float64()),
-        ("vmaf_p5", pa.float64()),
-        ("mos", pa.float64()),
-        ("description", pa.string()),
-        ("width_px", pa.int32()),
-        ("height_px", pa.int32()),
-        ("bytes", pa.int64()),
-    ]
-)
+#: Mean luma change a frame below which repeated frames do not show, codes.
+STILL_CODES = 0.6
+#: Mean distance of chroma from neutral below which a picture counts as grey, codes.
+GREY_CODES = 3.0
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """How large a corpus is made.
+
+    Args:
+        clips: about how many; RECIPES_PER_CONTENT a content. Sources are taken again with another camera, crop, size
+            and other recipes when there are too few, and not all are taken when there are more.
+        scenes: procedurally rendered scenes beside the sources.
+        seed: decides every random choice.
+        processes: contents at once; None is one a core.
+    """
+
+    clips: int = 6000
+    scenes: int = 40
+    seed: int = 0
+    processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,170 +84,212 @@ class Content:
         kind: "photo", "clip" or "scene".
         source: file name, or the seed of a rendered scene.
         take: number of the take of the same source; all takes share a split.
-        halve: downscale a clip by two first, since it is visibly compressed itself.
     """
 
     kind: str
     source: str
     take: int = 0
-    halve: bool = False
 
     @property
     def content_id(self) -> str:
-        """Name the source, whatever the take."""
-        return f"{self.kind}-{hashlib.sha256(Path(self.source).name.encode()).hexdigest()[:12]}"
+        """Name the take; versions of it show the same pixels."""
+        return f"{self._source_id}.{self.take}"
 
     @property
     def split(self) -> str:
-        """Give "train" or "validation": a property of the source's name alone."""
-        share = int(hashlib.sha256(self.content_id.encode()).hexdigest()[:8], 16) / 2**32
-        return "validation" if share < VALIDATION_SHARE else "train"
+        """Give the split: a property of the source's name alone, so all takes share it."""
+        return content_split(self._source_id)
+
+    @property
+    def _source_id(self) -> str:
+        return f"{self.kind}-{hashlib.sha256(Path(self.source).name.encode()).hexdigest()[:12]}"
 
 
-def find_contents(sources: Iterable[Path], scenes: int) -> Iterator[Content]:
-    """List the contents of folders (photographs, clips) and the rendered scenes."""
-    for seed in range(scenes):
-        yield Content("scene", str(seed))
+def find_contents(sources: Sequence[Path], settings: CorpusSettings) -> list[Content]:
+    """List as many contents as the settings need, in an order that makes every beginning a fair sample.
+
+    Raises:
+        DataSetError: there is not one source.
+    """
+    first = [Content("scene", str(seed)) for seed in range(settings.scenes)]
     for path in sorted(path for folder in sources for path in folder.rglob("*")):
         if path.suffix.lower() in PHOTO_SUFFIXES:
-            yield Content("photo", str(path))
+            first.append(Content("photo", str(path)))
         elif path.suffix.lower() in CLIP_SUFFIXES:
-            # A clip under 0.15 bits a pixel is no reference at its own size.
-            for take in range(3):
-                yield Content("clip", str(path), take, halve=path.suffix != ".y4m")
+            # A clip has many moments; a photograph filmed again is still the same photograph.
+            first += [Content("clip", str(path), take) for take in range(3)]
+    if not first:
+        raise DataSetError(
+            f"no photograph or clip in {', '.join(map(str, sources)) or 'no folder'}, and no scene asked"
+        )
+    first.sort(key=lambda content: hashlib.sha256(content.content_id.encode()).digest())
+    count = max(1, -(-settings.clips // RECIPES_PER_CONTENT))
+    rounds = -(-count // len(first))
+    again = [replace(one, take=one.take + 3 * number) for number in range(rounds) for one in first]
+    return again[:count]
 
 
 def make_corpus(
-    contents: Iterable[Content],
+    sources: Sequence[Path],
     out: Path,
-    seed: int = 0,
-    processes: int | None = None,
+    settings: CorpusSettings = CorpusSettings(),
     report: Callable[[str], None] = print,
 ) -> Path:
     """Degrade, measure and describe every content not done yet, and write the manifest.
 
     Args:
-        contents: what to degrade.
-        out: folder of the corpus; holds `planes/`, `contents/` and at the end `manifest.parquet`.
-        seed: the corpus seed.
-        processes: how many contents at once; default one a core.
+        sources: folders of pristine photographs and clips; rendered scenes are added.
+        out: folder of the corpus; holds `clips/`, `contents/` and at the end the manifest.
+        settings: how large.
         report: takes a line a content done or failed.
 
     Returns:
         the manifest's path.
 
     Raises:
-        ValueError: there is not one content.
+        DataSetError: not one content could be made.
     """
-    for folder in ("planes", "contents"):
+    for folder in ("clips", "contents"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    # In an order of names' hashes, a corpus that was stopped early is a fair sample of the whole.
-    todo = sorted(contents, key=lambda content: (hashlib.sha256(content.content_id.encode()).digest(), content.take))
-    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        jobs = {pool.submit(make_content, content, out, seed): content for content in todo}
+    contents = find_contents(sources, settings)
+    with ProcessPoolExecutor(settings.processes or os.cpu_count()) as pool:
+        jobs = {pool.submit(make_content, content, out, settings.seed): content for content in contents}
         for done, job in enumerate(as_completed(jobs), 1):
             content = jobs[job]
             try:
-                report(f"{done}/{len(todo)} {content.content_id}.{content.take}: {job.result()} clips")
+                report(f"{done}/{len(contents)} {content.content_id}: {job.result()} clips")
             except (encode.EncodeError, OSError, ValueError) as error:
-                report(f"{done}/{len(todo)} {content.source}: left out, {error}")
-    manifest = out / "manifest.parquet"
+                report(f"{done}/{len(contents)} {content.source}: left out, {error}")
+    return gather(out)
+
+
+def gather(out: Path) -> Path:
+    """Write the manifest of all contents that are done; a corpus under way can be used.
+
+    Raises:
+        DataSetError: there is not one.
+    """
     parts = sorted((out / "contents").glob("*.parquet"))
     if not parts:
-        raise ValueError(f"no content could be made in {out}")
-    pq.write_table(pa.concat_tables([pq.read_table(part, schema=SCHEMA) for part in parts]), manifest)
-    return manifest
+        raise DataSetError(f"no content could be made in {out}")
+    root = out.resolve()
+    videos = [video for part in parts for video in read_manifest(part)]
+    relative = [replace(video, file=str(Path(video.file).relative_to(root))) for video in videos]
+    return write_manifest(relative, out / MANIFEST_NAME)
 
 
 def make_content(content: Content, out: Path, seed: int) -> int:
     """Make all clips of one content, unless they are there; give their number."""
-    name = f"{content.content_id}.{content.take}"
-    part = out / "contents" / f"{name}.parquet"
+    part = out / "contents" / f"{content.content_id}.parquet"
     if part.exists():
-        return pq.read_metadata(part).num_rows
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        return len(read_manifest(part))
+    digest = hashlib.sha256(f"{seed}/{content.content_id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    with tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder) / "reference.yuv"
-        planes_TJW = film(content, rng)
-        reference.write_bytes(planes_TJW.tobytes())
-        facts = SceneFacts.measure(planes_TJW[:, : planes_TJW.shape[1] * 2 // 3])
-        fps = float(rng.choice([24, 25, 30, 50, 60]))
-        rows = []
-        for index, recipe in enumerate(draw_recipes(rng)):
-            row, clip_planes_TJW = _make_clip(recipe, reference, planes_TJW.shape, fps, Path(folder), rng)
-            clip_id = f"{name}.{index}"
-            save_planes(out / "planes", clip_id, clip_planes_TJW)
-            described = describe(row["mos"], dict(row["severities"]), facts, rng)
-            rows.append(
-                row
-                | {
-                    "clip_id": clip_id,
-                    "content_id": content.content_id,
-                    "split": content.split,
-                    "description": described,
-                }
-            )
-    unfinished = part.with_suffix(".unfinished")
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unfinished)
-    unfinished.replace(part)
-    return len(rows)
+    planes_TJW = film(content, rng)
+    fps = float(rng.choice(FRAME_RATES))
+    made = [
+        _make_clip(content, f"{content.content_id}.{index}", recipe, planes_TJW, fps, out, rng)
+        for index, recipe in enumerate(draw_recipes(rng, _usable_kinds(planes_TJW)))
+    ]
+    videos = _never_better_when_worse([video for video in made if video])
+    write_manifest(videos, part)
+    return len(videos)
+
+
+def _usable_kinds(planes_TJW: np.ndarray) -> list[str]:
+    """Give the kinds of distortion that show: no stutter of what stands still, no desaturation of grey."""
+    luma_THW, *chroma = split(planes_TJW)
+    moves = np.abs(np.diff(luma_THW.astype(np.float32), axis=0)).mean() >= STILL_CODES
+    coloured = max(np.abs(plane.astype(np.float32) - 128).mean() for plane in chroma) >= GREY_CODES
+    unseen = {"oversaturation", "desaturation"} if not coloured else set()
+    return [name for name, kind in KINDS.items() if name not in unseen and (moves or kind.family != "stutter")]
 
 
 def _make_clip(
+    content: Content,
+    video_id: str,
     recipe: Recipe,
-    reference: Path,
-    shape_TJW: tuple[int, ...],
+    planes_TJW: np.ndarray,
     fps: float,
-    folder: Path,
+    out: Path,
     rng: np.random.Generator,
-) -> tuple[dict, np.ndarray]:
-    frames, rows_J, width = shape_TJW
-    height = rows_J * 2 // 3
-    pristine = encode.raw_input(reference, width, height, fps)
-    degraded = recipe.filters(pristine, width, height, seed=int(rng.integers(2**31)))
-    clip = folder / "clip.mp4"
-    encode.encode(degraded, clip, recipe.codec, recipe.crf, **recipe.encoder_options())
-    # A clip whose clock is rewritten compares frame by frame, whatever the container did to its timestamps.
-    planes_TJW = encode.read_planes(ffmpeg.input(str(clip)), width, height)
-    if len(planes_TJW) != frames:
-        raise ValueError(f"{recipe.codec} gave {len(planes_TJW)} frames of {frames}")
-    vmaf = encode.vmaf(ffmpeg.input(str(clip)), encode.raw_input(reference, width, height, fps))
-    mos = 1 + float(vmaf.mean()) / 25
-    # A severity is what a viewer notices: content that hides a distortion keeps its mos, and is named milder.
-    visible = 0.5 + 1.4 * (5 - mos)
-    severities = {name: min(severity, visible) for name, severity in recipe.all_severities().items()}
-    return {
-        "recipe": json.dumps(asdict(recipe)),
-        "ladder": recipe.ladder,
-        "severities": list(severities.items()),
-        "vmaf_mean": float(vmaf.mean()),
-        "vmaf_p5": float(np.percentile(vmaf, 5)),
-        "mos": mos,
-        "width_px": width,
-        "height_px": height,
-        "bytes": clip.stat().st_size,
-    }, planes_TJW
+) -> LabelledVideo | None:
+    """Make one clip; give None if the content shows nothing of its recipe, so that it would be one more original."""
+    asked = recipe.steps
+    with tempfile.TemporaryDirectory() as folder:
+        clip, reference_TJW, recipe = degrade(planes_TJW, recipe, fps, out / "clips" / video_id, Path(folder))
+        if asked and not recipe.steps:
+            clip.unlink()
+            return None
+        vmaf = encode.vmaf(clip, reference_TJW, fps)
+    if len(vmaf) != len(planes_TJW):
+        raise encode.EncodeError(f"{clip.name} has {len(vmaf)} frames of {len(planes_TJW)}")
+    mos = mos_of(vmaf.mean(), recipe.quality_left())
+    severities = visible_severities(recipe.severities(), mos_of(vmaf.mean()))
+    height = planes_TJW.shape[1] * 2 // 3
+    facts = SceneFacts.measure(planes_TJW[:, :height], reference_TJW[:, :height], rendered=content.kind == "scene")
+    return LabelledVideo(
+        video_id=video_id,
+        content_id=content.content_id,
+        dataset=DATASET,
+        split=content.split,
+        # Relative to the part's folder here; `gather` makes it relative to the corpus.
+        file=f"../clips/{clip.name}",
+        mos=mos,
+        severities=severities,
+        description=describe(mos, severities, facts, rng, recipe.kinds()),
+        recipe=recipe.to_json(),
+        ladder=recipe.ladder,
+        ladder_rung=recipe.rung,
+        vmaf_mean=float(vmaf.mean()),
+        vmaf_p5=float(np.percentile(vmaf, 5)),
+    )
+
+
+def _never_better_when_worse(videos: list[LabelledVideo]) -> list[LabelledVideo]:
+    """Lower the mos of a severity that VMAF does not measure to that of the milder one of the same content.
+
+    Their encodes differ a little in VMAF, which says nothing of the distortion.
+    """
+    milder: dict[str, float] = defaultdict(lambda: np.inf)
+    result = []
+    for video in videos:
+        steps = video.recipe_steps()
+        if len(steps) == 1 and KINDS[kind := steps[0]["kind"]].quality is not None and video.mos is not None:
+            milder[kind] = min(milder[kind], video.mos)
+            video = replace(video, mos=milder[kind])
+        result.append(video)
+    return result
 
 
 def film(content: Content, rng: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
     """Give the first `frames` pristine frames of a content, uint8 (T, J, W); `rng` chooses size and camera."""
-    width, height = SIZES_PX[rng.integers(len(SIZES_PX))]
     if content.kind == "clip":
         return _film_clip(content, rng, frames)
     if content.kind == "scene":
+        width, height = _frame_size(rng, 1280)
         frames_THW3 = render_scene(int(content.source), width, height, frames)
     else:
         with Image.open(content.source) as opened:
             picture = opened.convert("RGB")
+        width, height = _frame_size(rng, max(picture.size))
         picture = _mirrored(picture, int(width * 1.3), int(height * 1.3))
         frames_THW3 = animate(picture, CameraPath.draw(rng), frames, (width, height), rng)
     return encode.rgb_to_planes(frames_THW3)
 
 
+def _frame_size(rng: np.random.Generator, source_px: int) -> tuple[int, int]:
+    """Draw (width, height) for a source of so many pixels on its longer side."""
+    large = source_px >= 1200 and rng.random() < LARGE_SHARE
+    sizes = [size for size in LARGE_SIZES_PX if size[0] <= 1.4 * source_px] if large else SIZES_PX
+    width, height = sizes[rng.integers(len(sizes))]
+    return (height, width) if rng.random() < PORTRAIT_SHARE else (width, height)
+
+
 def _film_clip(content: Content, rng: np.random.Generator, frames: int) -> np.ndarray:
     width, height, frame_count = encode.probe_own(content.source)
-    scale = 2 if content.halve and min(width, height) >= 400 else 1
+    # A lossy clip is no reference at its own size: it is halved, unless it is too small and near lossless anyway.
+    scale = 2 if not content.source.endswith(".y4m") and min(width, height) >= 400 else 1
     while width // scale > MAX_WIDTH_PX:
         scale *= 2
     width, height = width // scale // 2 * 2, height // scale // 2 * 2
@@ -262,33 +307,3 @@ def _mirrored(picture: Image.Image, width: int, height: int) -> Image.Image:
     pixels = np.asarray(picture)
     pad = [(0, max(0, height - pixels.shape[0])), (0, max(0, width - pixels.shape[1])), (0, 0)]
     return Image.fromarray(np.pad(pixels, pad, mode="symmetric"))
-
-
-def save_planes(folder: Path, clip_id: str, planes_TJW: np.ndarray) -> None:
-    """Keep a clip's bursts (uint8 (N, B, J, W)) and context frames (uint8 (N, M, 3, S, S) RGB)."""
-    bursts_NBJW = np.stack([planes_TJW[start : start + BURST_FRAMES] for start in BURST_STARTS])
-    frames = np.stack([context_frame(planes_TJW[index]) for index in CONTEXT_FRAMES])
-    np.save(folder / f"{clip_id}.bursts.npy", bursts_NBJW)
-    np.save(folder / f"{clip_id}.context.npy", frames.reshape(len(BURST_STARTS), -1, *frames.shape[1:]))
-
-
-def context_frame(planes_JW: np.ndarray, size_px: int = CONTEXT_SIZE_PX) -> np.ndarray:
-    """Resize a limited-range BT.709 yuv420p frame to RGB, uint8 (3, S, S), ignoring its aspect."""
-    height, width = planes_JW.shape[0] * 2 // 3, planes_JW.shape[1]
-    y, u, v = split_planes(planes_JW)
-    small = [
-        np.asarray(Image.fromarray(plane).resize((size_px, size_px), Image.Resampling.BOX), np.float32)
-        for plane in (y, u, v)
-    ]
-    assert y.shape == (height, width)
-    luma, blue, red = (small[0] - 16) * (255 / 219), small[1] - 128, small[2] - 128
-    # ITU-R BT.709-6, limited range.
-    rgb = np.stack([luma + 1.7927 * red, luma - 0.2132 * blue - 0.5329 * red, luma + 2.1124 * blue])
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-
-
-def split_planes(planes_JW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give views of the Y (H, W), U and V (H / 2, W / 2) planes of a packed yuv420p frame."""
-    height, width = planes_JW.shape[0] * 2 // 3, planes_JW.shape[1]
-    chroma = planes_JW[height:].reshape(2, height // 2, width // 2)
-    return planes_JW[:height], chroma[0], chroma[1]

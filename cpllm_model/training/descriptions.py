@@ -1,6 +1,7 @@
 """Descriptions written from what is known of a clip: its level, its distortions, and plain facts of its scene.
 
 In: a score, severities, scene facts. Out: two or three sentences in varied wording that never contradict them.
+Also the way back: which distortions a description mentions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cpllm_model.scale import level_of, severity_word
+from cpllm_model.scale import DISTORTIONS, level_of, severity_word
+from cpllm_model.training.distortions import KINDS, NAMED_FROM
+
+__all__ = ["NAMED_FROM", "SceneFacts", "describe", "mentions", "named"]
 
 OPENINGS = (
     "The picture quality is {level}.",
@@ -20,37 +24,60 @@ OPENINGS = (
 )
 CLEAN = ("No distortion stands out.", "The picture is clean.", "Nothing disturbs the picture.")
 FINDINGS = ("It shows {list}.", "It has {list}.", "The viewer sees {list}.", "It suffers from {list}.")
-NOUNS = {
+#: Family -> its names; none is part of another family's.
+NOUNS: dict[str, tuple[str, ...]] = {
     "compression": ("compression artefacts", "blocking and ringing from compression"),
-    "upscaling": ("softness from upscaling", "upscaling blur"),
-    "blur": ("blur", "defocus"),
+    "upscaling": ("softness from upscaling", "upscaling artefacts"),
+    "blur": ("blur", "lack of sharpness"),
     "noise": ("noise", "grain"),
+    "banding": ("banding", "false contours"),
+    "exposure": ("wrong exposure",),
+    "contrast": ("lack of contrast", "flatness of contrast"),
+    "colour": ("wrong colours", "unnatural colours"),
+    "stutter": ("stutter", "jerkiness of motion"),
+    "packet loss": ("transmission errors", "damage from packet loss"),
 }
-SCENES = ("The scene is {light}, {detail} and {motion}.", "What is shown is {light}, {detail} and {motion}.")
-#: Severity from which a distortion is named: it rounds to "slight" or more.
-NAMED_FROM = 0.6
+#: Nouns that say more than the family does, where the kind is known.
+KIND_NOUNS: dict[str, tuple[str, ...]] = {
+    "overexposure": ("overexposure",),
+    "underexposure": ("underexposure",),
+    "colour cast": ("colour cast",),
+    "oversaturation": ("oversaturation",),
+    "desaturation": ("washed-out colours",),
+}
+SCENES = (
+    "The scene is {light}, {detail} and {motion}.",
+    "What is shown is {light}, {detail} and {motion}.",
+)
+RENDERED_SCENES = (
+    "The scene is computer-made, {light}, {detail} and {motion}.",
+    "What is shown is computer-made, {light}, {detail} and {motion}.",
+)
 
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """Plain measures of a pristine clip.
+    """What is known of a scene.
 
     Args:
-        brightness: mean luma code, 16-235.
-        detail: mean absolute horizontal and vertical luma difference between neighbours, codes.
-        motion: mean absolute luma difference between consecutive frames, codes.
+        brightness: mean luma code as shown, 16-235.
+        detail: mean absolute horizontal and vertical luma difference between neighbours of the pristine clip, codes.
+        motion: mean absolute luma difference between consecutive frames of the pristine clip, codes.
+        rendered: whether it is computer-made rather than filmed.
     """
 
     brightness: float
     detail: float
     motion: float
+    rendered: bool = False
 
     @classmethod
-    def measure(cls, luma_THW: np.ndarray) -> SceneFacts:
-        """Measure uint8 luma frames (T, H, W)."""
-        luma = luma_THW.astype(np.float32)
+    def measure(cls, pristine_THW: np.ndarray, shown_THW: np.ndarray, *, rendered: bool = False) -> SceneFacts:
+        """Measure uint8 luma frames (T, H, W), before and after degradation."""
+        luma = pristine_THW.astype(np.float32)
         detail = np.abs(np.diff(luma, axis=1)).mean() + np.abs(np.diff(luma, axis=2)).mean()
-        return cls(float(luma.mean()), float(detail), float(np.abs(np.diff(luma, axis=0)).mean()))
+        motion = np.abs(np.diff(luma, axis=0)).mean()
+        return cls(float(shown_THW.mean()), float(detail), float(motion), rendered)
 
     def words(self) -> dict[str, str]:
         """Give the words for light, detail and motion."""
@@ -60,22 +87,44 @@ class SceneFacts:
         return {"light": light, "detail": detail, "motion": motion}
 
 
-def describe(score: float, severities: Mapping[str, float], facts: SceneFacts, rng: np.random.Generator) -> str:
+def named(severities: Mapping[str, float]) -> list[str]:
+    """Give the families that a description names, the severest first."""
+    return sorted((name for name, value in severities.items() if value >= NAMED_FROM), key=lambda n: -severities[n])
+
+
+def describe(
+    score: float,
+    severities: Mapping[str, float],
+    facts: SceneFacts,
+    rng: np.random.Generator,
+    kinds: Mapping[str, str] | None = None,
+) -> str:
     """Write a description.
 
     Args:
         score: 1-5.
-        severities: distortion -> 0-4.
-        facts: of the pristine clip.
+        severities: family -> 0-5.
+        facts: of the scene.
         rng: chooses the wording.
+        kinds: family -> kind, where it is known and says more.
     """
-    found = sorted(((v, k) for k, v in severities.items() if v >= NAMED_FROM), reverse=True)
-    phrases = [f"{severity_word(severity)} {rng.choice(NOUNS[name])}" for severity, name in found]
+    phrases = []
+    for family in named(severities):
+        nouns = KIND_NOUNS.get((kinds or {}).get(family, ""), NOUNS[family])
+        phrases.append(f"{severity_word(severities[family])} {rng.choice(nouns)}")
     sentences = [str(rng.choice(OPENINGS)).format(level=level_of(score))]
     if phrases:
         listed = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
         sentences.append(str(rng.choice(FINDINGS)).format(list=listed))
     else:
         sentences.append(str(rng.choice(CLEAN)))
-    sentences.append(str(rng.choice(SCENES)).format(**facts.words()))
+    scenes = RENDERED_SCENES if facts.rendered else SCENES
+    sentences.append(str(rng.choice(scenes)).format(**facts.words()))
     return " ".join(sentences)
+
+
+def mentions(text: str) -> set[str]:
+    """Give the families that a description mentions."""
+    nouns = [(noun, family) for family in DISTORTIONS for noun in NOUNS[family]]
+    nouns += [(noun, KINDS[kind].family) for kind, words in KIND_NOUNS.items() for noun in words]
+    return {family for noun, family in nouns if noun in text}

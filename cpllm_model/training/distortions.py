@@ -1,90 +1,233 @@
-"""The catalogue of distortions and the recipes that degrade a clip along a delivery path.
+"""The catalogue of distortions, as data: what each is, how strong its five severities are, how it is labelled.
 
-A recipe is capture defects (blur, noise), then scaling, then one encode. In: a random generator. Out: recipes
-as data, and the ffmpeg filters that carry one out. Severities are 0 (none) to 4 (severe), per distortion.
+Also the recipes: chains of distortions in the order of a delivery path, capture -> edit -> encode -> transmit ->
+rescale -> re-encode. In: a random generator. Out: recipes. Carrying one out is `degradation.py`'s job.
+
+A severity is a number from 0 (none) to 5 (severe); between the catalogue's five strengths it is interpolated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
 
 import numpy as np
 
-from cpllm_model.scale import DISTORTIONS
+from cpllm_model.scale import DISTORTIONS, SEVERITY_MAX
 
-#: Filter strength at severity 1, 2, 3, 4: gaussian sigma in pixels, scale factor, ffmpeg `noise` strength.
-BLUR_SIGMA_PX = (0.7, 1.1, 1.9, 3.2)
-SCALE_FACTOR = (0.72, 0.55, 0.40, 0.27)
-NOISE_STRENGTH = (7.0, 14.0, 24.0, 40.0)
-#: Constant-quality value at severity 0 and its step per unit of severity, on each encoder's own scale.
-CODEC_QUALITY = {"x264": (20, 6), "x265": (22, 6), "vp9": (24, 9.5), "av1": (26, 9), "mpeg4": (2, 6)}
-X264_LADDER = (18, 26, 34, 42)
-X264_PRESETS = ("superfast", "veryfast", "fast", "medium")
+
+class Place(IntEnum):
+    """Where on the delivery path a distortion happens."""
+
+    CAPTURE = 0
+    EDIT = 1
+    ENCODE = 2
+    TRANSMIT = 3
+    RESCALE = 4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of distortion.
+
+    Args:
+        family: the name in scale.DISTORTIONS that viewers would give it.
+        place: where on the delivery path it happens.
+        strengths: its parameter at severity 1, 2, 3, 4 and 5; `unit` says what it is.
+        unit: meaning of the parameter.
+        quality: None where VMAF measures it; else the share of quality, 0-1, that is left at each severity. These
+            shares are this project's own assumption, on no one's opinion: what matters is that they fall.
+        least: the parameter at severity 0; None where there is no such distortion below severity 1.
+    """
+
+    family: str
+    place: Place
+    strengths: tuple[float, float, float, float, float]
+    unit: str
+    quality: tuple[float, float, float, float, float] | None = None
+    least: float | None = None
+
+    def strength(self, severity: float) -> float:
+        """Give the parameter at a severity above 0."""
+        if self.least is None:
+            return float(np.interp(severity, (1, 2, 3, 4, 5), self.strengths))
+        return float(np.interp(severity, (0, 1, 2, 3, 4, 5), (self.least, *self.strengths)))
+
+    def quality_left(self, severity: float) -> float:
+        """Give the share of quality left, 0-1, falling with severity; 1 where VMAF measures the distortion."""
+        if self.quality is None:
+            return 1.0
+        return float(np.interp(severity, (0, 1, 2, 3, 4, 5), (1.0, *self.quality)))
+
+
+_HARSH = (0.80, 0.63, 0.46, 0.30, 0.15)
+_FIRM = (0.85, 0.70, 0.55, 0.40, 0.26)
+_MILD = (0.90, 0.78, 0.65, 0.52, 0.40)
+
+# fmt: off
+#: Every kind of distortion. VMAF was made for compression and scaling and orders blur, noise and losses; on
+#: exposure, colour and banding it says little, and repeated frames it punishes without measure.
+KINDS: dict[str, Kind] = {
+    "gaussian blur": Kind("blur", Place.CAPTURE, (0.8, 1.2, 1.7, 2.4, 3.4), "standard deviation, px"),
+    "motion blur": Kind("blur", Place.CAPTURE, (3, 5, 7, 11, 16), "length of the path, px"),
+    "defocus": Kind("blur", Place.CAPTURE, (1.3, 1.8, 2.5, 3.5, 5.0), "radius of the disc, px"),
+    "white noise": Kind("noise", Place.CAPTURE, (3, 6, 10, 16, 25), "standard deviation, luma codes"),
+    "film grain": Kind("noise", Place.CAPTURE, (3, 5, 8, 12, 18), "standard deviation, luma codes"),
+    "overexposure": Kind("exposure", Place.CAPTURE, (0.5, 0.8, 1.2, 1.7, 2.4), "stops", _HARSH),
+    "underexposure": Kind("exposure", Place.CAPTURE, (-0.8, -1.3, -1.9, -2.6, -3.4), "stops", _HARSH),
+    "low contrast": Kind("contrast", Place.CAPTURE, (0.70, 0.56, 0.43, 0.32, 0.22), "factor", _FIRM),
+    "colour cast": Kind("colour", Place.EDIT, (7, 11, 16, 22, 30), "shift, chroma codes", _FIRM),
+    "oversaturation": Kind("colour", Place.EDIT, (1.5, 1.9, 2.4, 3.0, 3.8), "factor", _MILD),
+    "desaturation": Kind("colour", Place.EDIT, (0.60, 0.42, 0.26, 0.12, 0.0), "factor", _MILD),
+    "banding": Kind("banding", Place.EDIT, (40, 28, 20, 14, 9), "luma levels left", _FIRM),
+    "freeze": Kind("stutter", Place.EDIT, (0.2, 0.33, 0.48, 0.65, 0.85), "share of the time stopped", _HARSH),
+    "frame drops": Kind("stutter", Place.EDIT, (0.12, 0.22, 0.35, 0.5, 0.7), "share of frames lost", _HARSH),
+    "judder": Kind("stutter", Place.EDIT, (1.34, 2, 3, 4, 6), "times that a frame is shown", _HARSH),
+    "x264": Kind("compression", Place.ENCODE, (26, 31, 36, 41, 47), "CRF", least=18),
+    "x265": Kind("compression", Place.ENCODE, (28, 33, 38, 43, 49), "CRF", least=19),
+    "vp9": Kind("compression", Place.ENCODE, (36, 44, 51, 57, 63), "CRF", least=22),
+    # SVT-AV1 leaves VMAF at 70-90 at its highest CRF: its ladder cannot go as deep as the others'.
+    "av1": Kind("compression", Place.ENCODE, (38, 46, 53, 58, 63), "CRF", least=22),
+    "mpeg4": Kind("compression", Place.ENCODE, (5, 8, 13, 20, 31), "quantiser scale", least=2),
+    "mpeg2": Kind("compression", Place.ENCODE, (6, 10, 15, 22, 31), "quantiser scale", least=2),
+    "packet loss": Kind("packet loss", Place.TRANSMIT, (0.02, 0.04, 0.08, 0.15, 0.28), "share of slices lost"),
+    "upscaling": Kind("upscaling", Place.RESCALE, (0.70, 0.56, 0.44, 0.33, 0.23), "factor of the smaller size"),
+}
+# fmt: on
+#: Encoders of the rate ladders, and how often each makes a content's; the older two only appear by themselves.
+LADDER_CODECS = {"x264": 0.45, "x265": 0.2, "vp9": 0.15, "av1": 0.2}
+#: An encode that leaves no trace a viewer sees, for recipes that do not end with one.
+MEZZANINE = ("x264", 0.0)
+MEZZANINE_CRF = 12
+#: Severity from which a distortion is named: more than half way to the faintest of the catalogue.
+NAMED_FROM = 0.75
+
+
+@dataclass(frozen=True)
+class Step:
+    """One distortion of a recipe: a key of KINDS, its severity 0-5, and the seed of what is random in it."""
+
+    kind: str
+    severity: float
+    seed: int = 0
+
+    @property
+    def strength(self) -> float:
+        """Give the kind's parameter at this severity."""
+        return KINDS[self.kind].strength(self.severity)
+
+    @property
+    def is_edit(self) -> bool:
+        """Tell whether the label comes from the severity, so that VMAF is taken after it and not across it."""
+        return KINDS[self.kind].quality is not None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to degrade a clip.
+    """One way to degrade a clip: steps in the order of the delivery path.
 
     Args:
-        severities: distortion -> severity 0-4 for the distortions applied before the encode.
-        codec: a codec of `encode.CODECS`.
-        crf: its constant-quality value.
-        preset: x264 preset; unused by other codecs.
-        ladder: whether the recipe is a rung of the content's x264 rate ladder.
+        steps: at most one that is no encode a family.
+        ladder: name of the rate ladder it is a rung of.
+        rung: its place there, 0 the best.
     """
 
-    severities: dict[str, float] = field(default_factory=dict)
-    codec: str = "x264"
-    crf: int = 20
-    preset: str = "medium"
-    ladder: bool = False
+    steps: tuple[Step, ...]
+    ladder: str | None = None
+    rung: int | None = None
 
-    def all_severities(self) -> dict[str, float]:
-        """Give the severity 0-4 of every distortion, the encode's included."""
-        start, step = CODEC_QUALITY[self.codec]
-        compression = float(np.clip((self.crf - start) / step, 0, 4))
-        return {name: self.severities.get(name, 0.0) for name in DISTORTIONS} | {"compression": compression}
+    def severities(self) -> dict[str, float]:
+        """Give every family's severity, 0 where it is absent."""
+        found = dict.fromkeys(DISTORTIONS, 0.0)
+        for step in self.steps:
+            family = KINDS[step.kind].family
+            found[family] = max(found[family], step.severity)
+        return found
 
-    def filters(self, stream: Any, width_px: int, height_px: int, seed: int) -> Any:
-        """Apply everything before the encode to an ffmpeg stream of the stated size."""
-        if severity := self.severities.get("blur"):
-            stream = stream.filter("gblur", sigma=_strength(BLUR_SIGMA_PX, severity))
-        if severity := self.severities.get("noise"):
-            strength = round(_strength(NOISE_STRENGTH, severity))
-            stream = stream.filter("noise", alls=strength, allf="t", all_seed=seed)
-        if severity := self.severities.get("upscaling"):
-            factor = _strength(SCALE_FACTOR, severity)
-            small = [max(32, int(side * factor / 2) * 2) for side in (width_px, height_px)]
-            stream = stream.filter("scale", *small, flags="area").filter("scale", width_px, height_px, flags="bicubic")
-        return stream
+    def kinds(self) -> dict[str, str]:
+        """Give the kind of each family that is there; of several encodes the strongest."""
+        return {KINDS[step.kind].family: step.kind for step in sorted(self.steps, key=lambda step: step.severity)}
 
-    def encoder_options(self) -> dict[str, Any]:
-        """Give the output options beside the codec and its rate."""
-        return {"preset": self.preset} if self.codec == "x264" else {}
+    def quality_left(self) -> float:
+        """Give the share of quality, 0-1, that the distortions leave which VMAF does not measure."""
+        return float(np.prod([KINDS[step.kind].quality_left(step.severity) for step in self.steps]))
+
+    def to_json(self) -> str:
+        """The recipe for a manifest."""
+        return json.dumps([asdict(step) for step in self.steps])
 
 
-def draw_recipes(rng: np.random.Generator) -> list[Recipe]:
-    """Draw a content's recipes: pristine, an x264 ladder, other codecs, single distortions and chains."""
-    preset = str(rng.choice(X264_PRESETS))
-    shift = int(rng.integers(-2, 3))
-    recipes = [Recipe(crf=10)]
-    recipes += [Recipe(crf=crf + shift, preset=preset, ladder=True) for crf in X264_LADDER]
-    recipes += [_encode(rng, str(codec)) for codec in rng.choice(["x265", "vp9", "av1", "mpeg4"], 2, replace=False)]
-    recipes += [Recipe({name: float(rng.uniform(0.7, 4))}, crf=14) for name in ("upscaling", "blur", "noise")]
-    chain = [str(name) for name in rng.choice(["upscaling", "blur", "noise"], 2, replace=False)]
-    for names in (chain[:1], chain):
-        encoded = _encode(rng, str(rng.choice(list(CODEC_QUALITY))))
-        severities = {name: float(rng.uniform(0.7, 3.3)) for name in names}
-        recipes.append(Recipe(severities, encoded.codec, encoded.crf, encoded.preset))
+def mos_of(vmaf: float, quality_left: float = 1.0) -> float:
+    """Map VMAF 0-100, and the share of quality that other distortions leave, to 1-5: 1 + 4 * VMAF / 100 * share."""
+    return 1 + 4 * min(max(vmaf, 0.0), 100.0) / 100 * quality_left
+
+
+def visible_severities(severities: Mapping[str, float], mos_by_vmaf: float) -> dict[str, float]:
+    """Limit severities to what a viewer can notice.
+
+    Content may hide a distortion: then VMAF stays high, and the distortion is milder than its recipe; on noise VMAF
+    is lenient, so it hides less. Distortions hide each other, too: strong encodes and scaling remove noise, and of
+    two kinds of softness that are far apart the weaker cannot be seen.
+
+    Args:
+        severities: family -> 0-5.
+        mos_by_vmaf: mos_of(VMAF), without the distortions that VMAF does not measure.
+    """
+    lost = 5 - mos_by_vmaf
+    caps = dict.fromkeys((kind.family for kind in KINDS.values() if kind.quality is None), 0.4 + 1.6 * lost)
+    smoothing = max(severities["compression"], severities["upscaling"] + 0.5)
+    caps["noise"] = min(0.8 + 3 * lost, severities["noise"] * (1 - (smoothing - 1.5) / 2.5))
+    for weaker, stronger in (("blur", "upscaling"), ("upscaling", "blur")):
+        if severities[weaker] < severities[stronger] - 1.5:
+            caps[weaker] = 0.0
+    return {name: max(0.0, min(value, caps.get(name, SEVERITY_MAX))) for name, value in severities.items()}
+
+
+def draw_recipes(rng: np.random.Generator, usable: Sequence[str] = tuple(KINDS)) -> list[Recipe]:
+    """Draw a content's recipes.
+
+    They are: nearly pristine; a rate ladder of five rungs; one encode by another codec; three kinds of distortion
+    at two severities each; four chains of two or three distortions and an encode.
+
+    Args:
+        rng: draws.
+        usable: kinds that show on this content.
+    """
+    codec = str(rng.choice(list(LADDER_CODECS), p=list(LADDER_CODECS.values())))
+    others = [name for name, kind in KINDS.items() if kind.place is Place.ENCODE and name != codec]
+    recipes = [Recipe(())]
+    recipes += [Recipe((_step(rng, codec, severity),), codec, severity - 1) for severity in range(1, 6)]
+    recipes.append(Recipe((_step(rng, str(rng.choice(others)), rng.uniform(0.8, 5)),)))
+    for kind in _distinct(rng, usable, 3):
+        seed = int(rng.integers(2**31))
+        pair = sorted(rng.choice([1, 2, 3, 4, 5], 2, replace=False).tolist())
+        recipes += [Recipe((Step(kind, severity, seed),)) for severity in pair]
+    for count in (1, 2, 2, 3):
+        steps = [_step(rng, kind, rng.uniform(1, 4.2)) for kind in _distinct(rng, usable, count)]
+        steps.append(_step(rng, str(rng.choice([codec, *others])), rng.uniform(0, 3.8)))
+        recipes.append(Recipe(_in_order(steps, rng)))
     return recipes
 
 
-def _encode(rng: np.random.Generator, codec: str) -> Recipe:
-    start, step = CODEC_QUALITY[codec]
-    return Recipe(codec=codec, crf=round(start + step * rng.uniform(0.3, 4)), preset=str(rng.choice(X264_PRESETS)))
+def _distinct(rng: np.random.Generator, usable: Sequence[str], count: int) -> list[str]:
+    """Choose kinds of different families, none an encode; every family equally often."""
+    families: dict[str, list[str]] = {}
+    for name in usable:
+        if KINDS[name].place is not Place.ENCODE:
+            families.setdefault(KINDS[name].family, []).append(name)
+    chosen = rng.choice(sorted(families), count, replace=False)
+    return [str(rng.choice(families[str(family)])) for family in chosen]
 
 
-def _strength(table: tuple[float, ...], severity: float) -> float:
-    return float(np.interp(severity, (1, 2, 3, 4), table))
+def _in_order(steps: Sequence[Step], rng: np.random.Generator) -> tuple[Step, ...]:
+    """Put steps in the order of the delivery path; what was rescaled is encoded again, half of the time visibly."""
+    ordered = sorted(steps, key=lambda step: KINDS[step.kind].place)
+    if KINDS[ordered[-1].kind].place is Place.RESCALE and rng.random() < 0.5:
+        ordered.append(_step(rng, "x264", rng.uniform(0, 2.5)))
+    return tuple(ordered)
+
+
+def _step(rng: np.random.Generator, kind: str, severity: float) -> Step:
+    return Step(kind, round(float(severity), 3), int(rng.integers(2**31)))

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
 import subprocess
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,14 @@ CODECS: dict[str, dict[str, Any]] = {
     "vp9": {"vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 6, "b:v": 0},
     "av1": {"vcodec": "libsvtav1", "preset": 10},
     "mpeg4": {"vcodec": "mpeg4"},
+    "mpeg2": {"vcodec": "mpeg2video"},
     "ffv1": {"vcodec": "ffv1"},
 }
+#: Codec name -> the container its clips come in.
+SUFFIXES = {"x264": ".mp4", "x265": ".mp4", "vp9": ".webm", "av1": ".mp4", "mpeg4": ".mp4", "mpeg2": ".ts"}
 RUN_LIMIT_S = 300.0
+#: glibc gives frames back to the system and fetches them again for each one unless told not to: twice the time.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
 # Undocumented colours would be guessed from the size by every player in its own way.
 COLOUR = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
@@ -61,15 +69,30 @@ def write_video(
     return path
 
 
-def encoder_options(codec: str, crf: int) -> dict[str, Any]:
+def encoder_options(codec: str, crf: float) -> dict[str, Any]:
     """Give ffmpeg's output options for a codec at a constant quality."""
-    quality = {"qscale:v": crf} if codec == "mpeg4" else {} if codec == "ffv1" else {"crf": crf}
+    whole = codec in ("vp9", "av1")
+    quality = {"qscale:v": crf} if codec.startswith("mpeg") else {"crf": round(crf) if whole else crf}
+    if codec == "ffv1":
+        quality = {}
     return {"pix_fmt": "yuv420p", "threads": 1, **CODECS[codec], **quality}
 
 
 def raw_input(path: Path, width_px: int, height_px: int, fps: float) -> Any:
     """Give the ffmpeg input of a file of raw yuv420p frames."""
     return ffmpeg.input(str(path), format="rawvideo", pix_fmt="yuv420p", s=f"{width_px}x{height_px}", r=fps)
+
+
+def pipe_input(width_px: int, height_px: int, fps: float) -> Any:
+    """Give the ffmpeg input of raw yuv420p frames that are fed through its standard input."""
+    return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{width_px}x{height_px}", r=fps)
+
+
+def encode_planes(planes_TJW: np.ndarray, path: Path, fps: float, codec: str, crf: float, **options: Any) -> Path:
+    """Encode uint8 (T, J, W) planar yuv420p frames of limited range; see `write_video`."""
+    source = pipe_input(planes_TJW.shape[2], planes_TJW.shape[1] * 2 // 3, fps)
+    _run(source.output(str(path), **(encoder_options(codec, crf) | COLOUR | options)), planes_TJW)
+    return path
 
 
 def encode(source: Any, path: Path, codec: str, crf: int, **options: Any) -> Path:
@@ -82,13 +105,16 @@ def encode(source: Any, path: Path, codec: str, crf: int, **options: Any) -> Pat
     return path
 
 
-def read_planes(source: Any, width_px: int, height_px: int, max_frames: int | None = None) -> np.ndarray:
+def read_planes(
+    source: Any, width_px: int, height_px: int, max_frames: int | None = None, frames: np.ndarray | None = None
+) -> np.ndarray:
     """Decode an ffmpeg stream to planar yuv420p.
 
     Args:
         source: an ffmpeg input with its filters, giving frames of the stated size.
         width_px, height_px: even frame size.
         max_frames: stop after so many.
+        frames: what a `pipe_input` is fed with.
 
     Returns:
         uint8 (T, J, W): each frame's Y rows, then U and V at half size, packed two rows in one.
@@ -97,7 +123,7 @@ def read_planes(source: Any, width_px: int, height_px: int, max_frames: int | No
         EncodeError: ffmpeg failed or gave a broken number of bytes.
     """
     limit = {} if max_frames is None else {"frames:v": max_frames}
-    raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="yuv420p", fps_mode="passthrough", **limit))
+    raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="yuv420p", fps_mode="passthrough", **limit), frames)
     frame_bytes = width_px * height_px * 3 // 2
     if not raw or len(raw) % frame_bytes:
         raise EncodeError(f"{len(raw)} bytes are no whole number of {width_px}x{height_px} frames")
@@ -113,25 +139,46 @@ def rgb_to_planes(frames_THW3: np.ndarray) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(-1, height * 3 // 2, width)
 
 
-def vmaf(distorted: Any, reference: Any) -> np.ndarray:
-    """Measure VMAF (model vmaf_v0.6.1, Netflix) of one stream against another of the same size and length.
+def vmaf(clip: Path, reference_TJW: np.ndarray, fps: float = 25.0) -> np.ndarray:
+    """Measure VMAF (model vmaf_v0.6.1, Netflix) of a clip, frame by frame, whatever its timestamps.
 
     Args:
-        distorted, reference: ffmpeg inputs with their filters.
+        clip: of the same size as the reference.
+        reference_TJW: uint8 planar yuv420p frames.
+        fps: of both.
 
     Returns:
-        float64 (T,): a frame's VMAF, 0-100, higher is better.
+        float64 (frames of the shorter,): a frame's VMAF, 0-100, higher is better.
 
     Raises:
         EncodeError: ffmpeg failed.
     """
+    reference = pipe_input(reference_TJW.shape[2], reference_TJW.shape[1] * 2 // 3, fps)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "vmaf.json"
-        clocks = [stream.filter("settb", "1/1000").filter("setpts", "N") for stream in (distorted, reference)]
+        clocks = [
+            stream.filter("settb", "1/1000").filter("setpts", "N") for stream in (ffmpeg.input(str(clip)), reference)
+        ]
         measured = ffmpeg.filter(clocks, "libvmaf", log_fmt="json", log_path=str(log), n_threads=1)
-        _run(measured.output("-", format="null"))
+        _run(measured.output("-", format="null"), reference_TJW)
         frames = json.loads(log.read_text())["frames"]
     return np.array([frame["metrics"]["vmaf"] for frame in frames])
+
+
+def split_nal_units(stream: bytes) -> list[bytes]:
+    """Cut an H.264 byte stream (ITU-T H.264 annex B) into its NAL units, each with its start code."""
+    starts = [match.start() for match in re.finditer(b"\x00\x00\x01", stream)]
+    return [stream[a:b] for a, b in pairwise([0, *starts[1:], len(stream)])]
+
+
+def is_later_slice(unit: bytes) -> bool:
+    """Tell whether a NAL unit is a slice of a predicted frame, and not the first of its frame.
+
+    The low five bits after the start code are the type, 1 for such a slice; its header begins with
+    first_mb_in_slice in Exp-Golomb code, where a leading 1 bit means 0 (ITU-T H.264, 7.3.1 and 7.3.3).
+    """
+    header = unit.lstrip(b"\x00")[1:3]
+    return len(header) == 2 and header[0] & 31 == 1 and not header[1] & 0x80
 
 
 def probe_own(path: Path | str) -> tuple[int, int, int]:
@@ -159,7 +206,9 @@ def _run(stream: Any, frames: np.ndarray | None = None, limit_s: float = RUN_LIM
     data = None if frames is None else np.ascontiguousarray(frames).data.cast("B")
     try:
         # ffmpeg-python's own run() has no time limit.
-        done = subprocess.run(command, input=data, capture_output=True, timeout=limit_s, check=False)
+        done = subprocess.run(
+            command, input=data, capture_output=True, timeout=limit_s, check=False, env=os.environ | KEEP_MEMORY
+        )
     except subprocess.TimeoutExpired:
         raise EncodeError(f"ffmpeg ran past {limit_s} s: {' '.join(command)}") from None
     if done.returncode:

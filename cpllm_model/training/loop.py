@@ -1,340 +1,560 @@
-"""Train the tiny CP-LLM: the pixel encoder alone, then everything on all three tasks, then all but the former.
+"""Train CP-LLM: data sets and a configuration in, a model folder out.
 
-In: a corpus folder. Out: a model folder, and a log of one JSON line a report. Warming the pixel encoder up with
-plain linear heads costs a fraction of what it costs through an untrained decoder; the heads are thrown away.
-
-Shape legend: X clips of a batch, N segments, L visual tokens of a segment, D decoder width, C contents.
+The engine is Hugging Face's Trainer on accelerate: one CPU, one GPU, or several GPUs and nodes (`accelerate launch
+-m cpllm_model.training.loop CONFIG.yaml`). A run is a list of stages; each ends with a saved model from which the
+next begins, and saves checkpoints on the way. Killed at any point and started again, a run goes on to the same
+curve. The log has one JSON line a step; TensorBoard reads the run's folder.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from cpllm_model.config import CPLLMConfig
+from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
 from cpllm_model.metrics import agreement
-from cpllm_model.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pad
+from cpllm_model.modeling import CPLLMForVideoQuality
 from cpllm_model.processing import CPLLMProcessor, train_tokenizer
-from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
-from cpllm_model.training.clips import Clip, ClipStore
-from cpllm_model.training.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
+from cpllm_model.scale import DISTORTIONS
+from cpllm_model.training.calibration import naming_thresholds
+from cpllm_model.training.clips import CacheSettings, Clip, ClipDataset, ContentBatches, Draw, cached, segment_count
+from cpllm_model.training.config import Data, Stage, TrainConfig
+from cpllm_model.training.manifest import read_manifest
+from cpllm_model.training.objectives import PART_MODULES, Batch, Collator, Objective, PixelProbe, TaskObjective
+
+#: Clips whose statistics give the mean and spread that standardise them.
+STANDARDISING_CLIPS = 2000
+#: A statistic that never varies in the data at hand is left as it is.
+LEAST_STD = 1e-3
+_VALIDATION_BATCH = 16
+Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How long and how hard to train.
-
-    Args:
-        pixel_s: wall time of the pixel encoder's warm-up.
-        joint_s: wall time of the joint training of every part.
-        decoder_s: wall time of the joint training of all but the pixel encoder, which is the dearest part.
-        groups: contents in a batch.
-        clips: versions of a content in a batch.
-        pixel_grid: fragments a side in the warm-up: fewer fragments of more clips teach more a second.
-        learning_rate: peak of AdamW; the pixel encoder's is halved in the joint training.
-        seed: of everything random.
-        report_every: steps between reports.
-    """
-
-    pixel_s: float = 1500.0
-    joint_s: float = 1500.0
-    decoder_s: float = 900.0
-    groups: int = 4
-    clips: int = 5
-    pixel_grid: int = 2
-    learning_rate: float = 1e-3
-    seed: int = 0
-    report_every: int = 100
-
-
-def train(corpus: Path, out: Path, settings: TrainSettings = TrainSettings()) -> Path:
-    """Train and save a tiny model; give its folder.
-
-    The wall-clock schedule makes the figures depend on the machine's speed; the order of the data does not.
+def train(config: TrainConfig, report: Report = print) -> Path:
+    """Train a model, or go on where a run was stopped.
 
     Args:
-        corpus: made by `make_corpus`.
-        out: model folder; `train_log.jsonl` is written beside the weights.
+        config: of the run.
+        report: takes a line on what is done.
+
+    Returns:
+        the model's folder.
+
+    Raises:
+        DataSetError, ConfigurationError, CheckpointError: what the run needs is not there or wrong.
+        TrainingError: a loss is not finite, or the folder holds a run of another configuration.
     """
-    torch.manual_seed(settings.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    store, held_out = ClipStore(corpus, "train"), ClipStore(corpus, "validation")
-    tokenizer = train_tokenizer([clip.description for clip in store.clips])
-    config = CPLLMConfig.tiny(vocab_size=len(tokenizer))
-    model = CPLLMForVideoQuality(config)
-    slots = config.sampling_settings.context_frames * config.context_tokens
-    processor = CPLLMProcessor(tokenizer, context_slots=slots, pixel_slots=config.pixel_tokens)
-    trainer = Trainer(model, processor, store, held_out, settings, out / "train_log.jsonl")
-    processor.save_pretrained(out)
-    trainer.warm_up_pixels()
-    for phase, limit_s, pixels_learn in (("joint", settings.joint_s, True), ("decoder", settings.decoder_s, False)):
-        trainer.train_jointly(phase, limit_s, pixels_learn=pixels_learn)
-        model.save_pretrained(out)
-    return out
+    _claim(config)
+    set_seed(config.seed)
+    model_folder = config.out / "model"
+    if (model_folder / "config.json").exists():
+        report(f"{model_folder} is trained already")
+        return model_folder
+    newest = _start(config)
+    sampling = _load(newest)[0].config.sampling_settings
+    cache = CacheSettings(sampling, config.cache.segments, config.cache.margin_px, config.cache.views)
+    clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
+    model, processor = _load(newest)
+    if newest.name == "start":
+        _standardise(model, clips)
+    for stage in config.stages:
+        folder = config.out / "stages" / stage.name
+        if (folder / "model" / "config.json").exists():
+            model, processor = _load(folder / "model")
+            continue
+        report(f"stage {stage.name}: {stage.steps} steps")
+        StageRun(config, stage, cache, model, processor, clips, held_out).run()
+        _save(model, processor, folder / "model")
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    model.config.naming_thresholds = _thresholds(config, cache, model, processor, held_out)
+    _save(model, processor, model_folder)
+    return model_folder
 
 
-class Trainer:
-    """The three phases over one model; see the module."""
+class StageRun:
+    """One stage of a run; it changes the model in place.
+
+    Args:
+        config: of the run.
+        stage: which.
+        cache: what is kept of clips.
+        model, processor: to train.
+        clips, held_out: training and validation clips.
+    """
 
     def __init__(
         self,
+        config: TrainConfig,
+        stage: Stage,
+        cache: CacheSettings,
         model: CPLLMForVideoQuality,
         processor: CPLLMProcessor,
-        store: ClipStore,
-        held_out: ClipStore,
-        settings: TrainSettings,
-        log: Path,
+        clips: list[Clip],
+        held_out: list[Clip],
     ) -> None:
-        self.model, self.processor, self.store, self.held_out = model, processor, store, held_out
-        self.settings, self.log = settings, log
-        self.fragment_px = model.config.sampling_settings.fragment_px
-        self.grid = model.config.sampling_settings.fragment_grid
-        self.rng = np.random.default_rng(settings.seed)
-
-    def warm_up_pixels(self) -> None:
-        """Regress mos and severities from the mean token of the pixel encoder."""
-        encoder = self.model.pixel_encoder
-        head = nn.Linear(encoder.config.hidden_size, 1 + len(DISTORTIONS))
-        nn.init.constant_(head.bias, 3.0)
-        optimizer = torch.optim.AdamW(
-            [*encoder.parameters(), *head.parameters()], self.settings.learning_rate, weight_decay=0.02
+        self.config, self.stage, self.cache = config, stage, cache
+        self.model, self.processor, self.clips, self.held_out = model, processor, clips, held_out
+        self.folder = config.out / "stages" / stage.name
+        if stage.lora:
+            _adapt(model, stage)
+        self.frozen_pixels = stage.objective == "tasks" and "pixel_encoder" not in stage.learns
+        self.objective: Any = (
+            PixelProbe(model, processor)
+            if stage.objective == "probe"
+            else TaskObjective(model, processor, config.tasks, stage.learns)
         )
-        encoder.train()
+        if stage.lora:
+            for name, parameter in model.language_model.named_parameters():
+                parameter.requires_grad_("lora_" in name)
 
-        def step(clips: list[Clip], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            hidden = encoder(pixel_values=inputs["pixel_values"]).last_hidden_state.mean(1)
-            predicted = head(hidden)
-            mos, severities = labels(clips)
-            return {
-                "mos": functional_huber(predicted[:, 0], mos),
-                "linearity": linearity_loss(predicted[:, 0], mos),
-                "rank": rank_loss(predicted[:, 0], mos, same_content(clips)),
-                "severity": 0.3 * functional_huber(predicted[:, 1:], severities),
-            }
-
-        def mos_of(clip: Clip) -> float:
-            pixels = self._inputs([clip], self.grid, None, 2)["pixel_values"]
-            return float(head(encoder(pixel_values=pixels).last_hidden_state.mean((0, 1)))[0])
-
-        def validate() -> dict[str, float]:
-            encoder.eval()
-            with torch.inference_mode():
-                found = np.array([mos_of(clip) for clip in self.held_out.clips])
-            encoder.train()
-            return figures(self.held_out.clips, found)
-
-        self._run(
-            "pixel", step, validate, optimizer, self.settings.pixel_s, self._prefetched(self.settings.pixel_grid, (1,))
+    def run(self) -> None:
+        """Train to the end of the stage, from its newest checkpoint if there is one."""
+        stage, seed = self.stage, self.config.seed + 1000 * self.config.stages.index(self.stage)
+        grid = self.cache.sampling.fragment_grid
+        batches = ContentBatches(
+            self.clips,
+            _weights(self.config.data),
+            contents=stage.contents,
+            versions=stage.versions,
+            segments=stage.segments,
+            # What a frozen encoder saw of a view was seen of all its fragments.
+            fragments=grid if self.frozen_pixels else stage.fragments or grid,
+            views=self.cache.views,
+            count=stage.steps * stage.accumulate * _processes(),
+            seed=seed,
         )
-
-    def train_jointly(self, phase: str, limit_s: float, *, pixels_learn: bool) -> None:
-        """Train on score, severities, description and comparison at once.
-
-        Args:
-            phase: for the log.
-            limit_s: wall time.
-            pixels_learn: whether the pixel encoder learns too, at a quarter of the rate; a step costs twice as much.
-        """
-        model, rate = self.model, self.settings.learning_rate
-        model.pixel_encoder.requires_grad_(pixels_learn)
-        self._set_training()
-        pixel = [p for p in model.pixel_encoder.parameters() if p.requires_grad]
-        others = [p for name, p in model.named_parameters() if not name.startswith("pixel_encoder.")]
-        optimizer = torch.optim.AdamW(
-            [{"params": pixel, "lr": rate / 4}, {"params": others, "lr": rate}], weight_decay=0.02
+        hidden = self._see_frozen(self.clips) if self.frozen_pixels else None
+        trainer = StageTrainer(
+            batches=batches,
+            dataset=ClipDataset(self.clips, self.cache, pixels=not self.frozen_pixels),
+            workers=self.config.workers,
+            stage=stage,
+            model=self.objective,
+            args=self._arguments(seed),
+            data_collator=Collator(self.clips, self.processor, hidden),
         )
+        log = self.config.out / "train_log.jsonl"
+        trainer.add_callback(JsonLog(log, stage.name))
+        trainer.add_callback(Validation(self.validate, stage, log))
+        if stage.ema:
+            trainer.add_callback(MovingAverage(self.objective, stage.ema))
+        checkpoints = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+        whole = [path for path in checkpoints if (path / "trainer_state.json").exists()]
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        if stage.lora:
+            merged: Any = self.model.language_model
+            self.model.language_model = merged.merge_and_unload()
+        self.model.requires_grad_(True)
 
-        def step(clips: list[Clip], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            tokens = model.encode_segments(**inputs)
-            visual_XLD = tokens.reshape(len(clips), -1, tokens.shape[-1])
-            return self._score_losses(clips, visual_XLD) | {
-                "description": 0.3 * self._description_loss(clips, visual_XLD),
-                "comparison": self._comparison_loss(clips, visual_XLD),
-            }
+    def validate(self) -> dict[str, float]:
+        """Give figures on the held-out contents, by the objective's own answers."""
+        scores, _ = predict(self.objective, self.held_out, self.cache, self.processor)
+        return figures([clip.video.mos for clip in self.held_out], [c.video.content_id for c in self.held_out], scores)
 
-        def validate() -> dict[str, float]:
-            model.eval()
-            with torch.inference_mode():
-                found = np.array([self._score(clip) for clip in self.held_out.clips])
-            self._set_training()
-            return figures(self.held_out.clips, found)
+    def _see_frozen(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Run the frozen pixel encoder over every view of every clip; float16 (clips, N, V, R, E)."""
+        segments, views = self.cache.segments, self.cache.views
+        found: np.ndarray | None = None
+        self.model.eval()
+        dataset = ClipDataset(clips, self.cache, pixels=True)
+        draws = [
+            Draw(index, tuple(range(n)), (view,) * n, None, self.cache.sampling.fragment_grid)
+            for index, clip in enumerate(clips)
+            for view in range(views)
+            for n in [segment_count(clip)]
+        ]
+        device = _device()
+        self.model.to(device)  # pyright: ignore[reportArgumentType] (transformers wraps nn.Module.to)
+        loader = DataLoader(
+            dataset, batch_sampler=[[d] for d in draws], collate_fn=_first, num_workers=self.config.workers
+        )  # pyright: ignore[reportArgumentType]
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.stage.bf16):
+            for draw, arrays in loader:
+                bursts = self.processor.pixel_values(torch.from_numpy(arrays["bursts"]).to(device))
+                known = torch.from_numpy(arrays["statistics"]).to(device)
+                seen = self.model.see_pixels(bursts, known).half().cpu().numpy()
+                if found is None:
+                    found = np.zeros((len(clips), segments, views, *seen.shape[1:]), np.float16)
+                found[draw.clip, : len(seen), draw.views[0]] = seen
+        if found is None:
+            raise DataSetError("there is no clip to train on")
+        return found
 
-        self._run(phase, step, validate, optimizer, limit_s, self._prefetched(self.grid, (1, 1, 2, 4)))
-        model.eval().requires_grad_(True)
-
-    def _set_training(self) -> None:
-        """Train all but the pixel encoder's running statistics: small batches would only make them noisier."""
-        self.model.train()
-        for module in self.model.pixel_encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-
-    def _score_losses(self, clips: list[Clip], visual_XLD: torch.Tensor) -> dict[str, torch.Tensor]:
-        mos, severities = labels(clips)
-        sequences = [self.processor.score_ids(self._segments(visual_XLD))] * len(clips)
-        logits = self.model.answer_logits(sequences, visual_XLD.flatten(0, 1), self.processor.level_ids)
-        scores = logits.softmax(-1) @ torch.arange(1.0, len(LEVELS) + 1)
-        asked = [self.processor.distortion_ids(self._segments(visual_XLD), name) for name in DISTORTIONS]
-        severity_logits = self.model.answer_logits(
-            asked * len(clips),
-            visual_XLD.repeat_interleave(len(DISTORTIONS), 0).flatten(0, 1),
-            self.processor.severity_ids,
-        )
-        wanted = soft_labels(severities.flatten(), 0, len(SEVERITIES))
-        return {
-            "level": soft_cross_entropy(logits, soft_labels(mos, 1, len(LEVELS))).mean(),
-            "linearity": linearity_loss(scores, mos),
-            "rank": rank_loss(scores, mos, same_content(clips)),
-            "severity": 0.5 * soft_cross_entropy(severity_logits, wanted).mean(),
-        }
-
-    def _description_loss(self, clips: list[Clip], visual_XLD: torch.Tensor) -> torch.Tensor:
-        prompt = self.processor.describe_ids(self._segments(visual_XLD))
-        answers = [[*self.processor.text_ids(clip.description), self.processor.eos_id] for clip in clips]
-        ids, mask = pad([prompt + answer for answer in answers], visual_XLD.device)
-        targets, _ = pad([[IGNORED_LABEL] * len(prompt) + answer for answer in answers], visual_XLD.device)
-        targets = targets.masked_fill(mask == 0, IGNORED_LABEL)
-        return self.model(ids, visual_XLD.flatten(0, 1), mask, targets).loss
-
-    def _comparison_loss(self, clips: list[Clip], visual_XLD: torch.Tensor) -> torch.Tensor:
-        """Compare each clip with the next of its content and with one of another, in a random order."""
-        count = len(clips)
-        place = np.arange(count)
-        within = place // self.settings.clips * self.settings.clips + (place + 1) % self.settings.clips
-        across = (place + self.settings.clips) % count
-        first, second = np.concatenate([place, place]), np.concatenate([within, across])
-        swap = self.rng.random(2 * count) < 0.5
-        first, second = np.where(swap, second, first), np.where(swap, first, second)
-        mos, _ = labels(clips)
-        wanted = preference(mos[first], mos[second])
-        visual = torch.stack([visual_XLD[first], visual_XLD[second]], 1).flatten(0, 2)
-        segments = self._segments(visual_XLD)
-        sequences = [self.processor.compare_ids(segments, segments)] * (2 * count)
-        logits = self.model.answer_logits(sequences, visual, self.processor.order_ids)
-        return soft_cross_entropy(logits, torch.stack([wanted, 1 - wanted], 1)).mean()
-
-    def _score(self, clip: Clip) -> float:
-        inputs = self._inputs([clip], self.grid, None, segments=2)
-        visual = self.model.encode_segments(**inputs)
-        sequence = [self.processor.score_ids(len(visual))]
-        found = self.model.answer_probabilities(sequence, visual.flatten(0, 1), self.processor.level_ids)
-        return float(found[0] @ torch.arange(1.0, len(LEVELS) + 1))
-
-    def _segments(self, visual_XLD: torch.Tensor) -> int:
-        return visual_XLD.shape[1] // self.model.config.tokens_per_segment
-
-    def _inputs(
-        self, clips: list[Clip], grid: int, rng: np.random.Generator | None, segments: int
-    ) -> dict[str, torch.Tensor]:
-        samples = [self.store.sample(clip, grid, self.fragment_px, rng, segments) for clip in clips]
-        return self.processor(
-            np.concatenate([sample.context_NMCHW for sample in samples]),
-            np.concatenate([sample.bursts_NTCHW for sample in samples]),
+    def _arguments(self, seed: int) -> TrainingArguments:
+        stage = self.stage
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.config.out / "tensorboard" / stage.name)
+        return TrainingArguments(
+            output_dir=str(self.folder),
+            max_steps=stage.steps,
+            per_device_train_batch_size=1,  # batches are the sampler's
+            gradient_accumulation_steps=stage.accumulate,
+            learning_rate=stage.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=stage.warmup_steps,
+            weight_decay=stage.weight_decay,
+            max_grad_norm=stage.max_gradient_norm,
+            bf16=stage.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=stage.gradient_checkpointing,
+            save_steps=stage.save_every,
+            save_total_limit=2,
+            logging_steps=1,
+            report_to=["tensorboard"],
+            disable_tqdm=not sys.stderr.isatty(),
+            remove_unused_columns=False,
+            seed=seed,
+            data_seed=seed,
+            ddp_find_unused_parameters=True,
         )
 
-    def _prefetched(self, grid: int, segments: tuple[int, ...]) -> Iterator[tuple[list[Clip], dict[str, torch.Tensor]]]:
-        """Cut the next batches in a thread: reading planes never starves the optimizer.
 
-        A batch of longer videos has fewer contents, so that every step costs about the same.
-        """
-        queue: Queue = Queue(maxsize=4)
-        settings = self.settings
-        by_length = {n: self.store.batches(max(1, settings.groups // n), settings.clips, self.rng) for n in segments}
+class StageTrainer(Trainer):
+    """Hugging Face's Trainer over batches that are a function of their number.
 
-        def fill() -> None:
-            while True:
-                length = int(self.rng.choice(segments))
-                clips = next(by_length[length])
-                queue.put((clips, self._inputs(clips, grid, self.rng, length)))
+    Args:
+        batches: which clips each batch has.
+        dataset: of the clips.
+        workers: processes that read.
+        stage: for the parts' learning rates.
+    """
 
-        Thread(target=fill, daemon=True).start()
-        while True:
-            yield queue.get()
-
-    def _run(
-        self,
-        phase: str,
-        step: Callable[[list[Clip], dict[str, torch.Tensor]], dict[str, torch.Tensor]],
-        validate: Callable[[], dict[str, float]],
-        optimizer: torch.optim.Optimizer,
-        limit_s: float,
-        batches: Iterator[tuple[list[Clip], dict[str, torch.Tensor]]],
+    def __init__(
+        self, *, batches: ContentBatches, dataset: ClipDataset, workers: int, stage: Stage, **kwargs: Any
     ) -> None:
-        """Step until the time is up, under a learning rate that warms up and falls as a cosine."""
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        started, totals, count = time.monotonic(), {}, 0
-        for clips, inputs in batches:
-            elapsed = (time.monotonic() - started) / limit_s
-            if elapsed >= 1:
-                break
-            count += 1
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * min(1, count / 100) * 0.5 * (1 + math.cos(math.pi * elapsed))
-            losses = step(clips, inputs)
-            loss = torch.stack(list(losses.values())).sum()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"loss {float(loss)} at step {count} on {[c.clip_id for c in clips]}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            totals = {k: totals.get(k, 0.0) + float(v) for k, v in losses.items()}
-            if count % self.settings.report_every == 0:
-                mean = {key: round(value / self.settings.report_every, 4) for key, value in totals.items()}
-                totals = {}
-                held_out = validate() if count % (8 * self.settings.report_every) == 0 else {}
-                self._report({"phase": phase, "step": count, "elapsed_s": round(elapsed * limit_s), **mean, **held_out})
-        self._report({"phase": phase, "step": count, "elapsed_s": round(limit_s), **validate()})
+        super().__init__(train_dataset=dataset, **kwargs)
+        self.batches, self.workers, self.stage = batches, workers, stage
+        self.parts: dict[str, float] = {}
 
-    def _report(self, line: dict) -> None:
-        with self.log.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    def get_train_dataloader(self) -> DataLoader:
+        """Give the batches; after a resume, accelerate skips those already seen without reading them."""
+        loader = DataLoader(
+            self.train_dataset,  # pyright: ignore[reportArgumentType]
+            batch_sampler=self.batches,  # pyright: ignore[reportArgumentType]
+            collate_fn=self.data_collator,
+            num_workers=self.workers,
+            persistent_workers=False,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return self.accelerator.prepare_data_loader(loader)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make AdamW with a learning rate for each part; vectors (norms, biases) do not decay."""
+        objective: Any = self.model
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in objective.named_parameters():
+            if parameter.requires_grad:
+                rate = self.args.learning_rate * self.stage.rates.get(_part(name), 1.0)
+                decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+        )
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Give the loss of a batch.
+
+        Raises:
+            TrainingError: it is not finite; names the batch.
+        """
+        found = model(inputs)
+        loss = found.pop("loss")
+        if not torch.isfinite(loss):
+            parts = {name: float(value) for name, value in found.items()}
+            raise TrainingError(
+                f"loss {float(loss)} at step {self.state.global_step} on {inputs['video_ids']}: {parts}"
+            )
+        self.parts = {name: float(value.detach()) for name, value in found.items()}
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the parts of the loss beside it."""
+        if "loss" in logs:
+            logs |= {name: round(value, 5) for name, value in self.parts.items()}
+        super().log(logs, start_time)
 
 
-def labels(clips: list[Clip]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give mos (X,) and severities (X, number of distortions)."""
-    severities = [[clip.severities[name] for name in DISTORTIONS] for clip in clips]
-    return torch.tensor([clip.mos for clip in clips]), torch.tensor(severities)
+class JsonLog(TrainerCallback):
+    """Write a JSON line a step; a resumed run overwrites the steps that it repeats."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forget the steps after the checkpoint."""
+        if state.is_world_process_zero and self.path.exists():
+            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+            kept = [one for one in lines if one["stage"] != self.stage or one["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(one) + "\n" for one in kept))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        """Write one line."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            append(self.path, {"stage": self.stage, "step": state.global_step, **logs})
 
 
-def same_content(clips: list[Clip]) -> torch.Tensor:
-    """Give bool (X, X): which pairs show the same pixels."""
-    takes = np.array([clip.clip_id.rsplit(".", 1)[0] for clip in clips])
-    return torch.from_numpy(takes[:, None] == takes[None])
+class Validation(TrainerCallback):
+    """Measure held-out contents on the way, for learning curves."""
+
+    def __init__(self, validate: Callable[[], dict[str, float]], stage: Stage, log: Path) -> None:
+        self.validate, self.stage, self.log = validate, stage, log
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the figures as a line of the log."""
+        every = self.stage.validate_every
+        due = every and state.global_step % every == 0
+        if state.is_world_process_zero and (due or state.global_step == state.max_steps):
+            append(self.log, {"stage": self.stage.name, "step": state.global_step, "validation": self.validate()})
 
 
-def functional_huber(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Give the mean Huber loss with a knee at half a level."""
-    return nn.functional.huber_loss(predicted, wanted, delta=0.5)
+class MovingAverage(TrainerCallback):
+    """Keep an exponential moving average of what learns, and put it into the model at the end."""
+
+    def __init__(self, objective: Objective, decay: float) -> None:
+        self.objective = objective
+        self.average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint's average."""
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "average.pt"
+        if path.exists():
+            self.average.load_state_dict(torch.load(path, weights_only=True))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the weights in."""
+        self.average.update_parameters(self.objective)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save the average beside the weights."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            torch.save(self.average.state_dict(), folder / "average.pt")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Replace the weights."""
+        self.objective.load_state_dict(self.average.module.state_dict(), strict=False)
 
 
-def figures(clips: list[Clip], found: np.ndarray) -> dict[str, float]:
-    """Give SRCC, PLCC, the share of same-content pairs and of adjacent ladder rungs in the right order."""
-    mos = np.array([clip.mos for clip in clips])
-    same = same_content(clips).numpy() & (mos[:, None] > mos[None] + 0.05)
-    right = (found[:, None] > found[None])[same]
-    found_agreement = agreement(found, mos)
-    rungs = [index for index, clip in enumerate(clips) if clip.ladder]
-    steps = [
-        found[a] > found[b]
-        for a, b in pairwise(rungs)
-        if clips[a].clip_id.rsplit(".", 1)[0] == clips[b].clip_id.rsplit(".", 1)[0]
-    ]
-    return {
-        "srcc": round(found_agreement.srcc, 4),
-        "plcc": round(found_agreement.plcc, 4),
-        "same_content_pairs": round(float(right.mean()), 4),
-        "ladder_steps": round(float(np.mean(steps)), 4),
-    }
+@torch.inference_mode()
+def predict(
+    objective: PixelProbe | TaskObjective, clips: Sequence[Clip], cache: CacheSettings, processor: CPLLMProcessor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answer for clips as at inference: all segments, fragments where inference cuts them.
+
+    Returns:
+        scores float64 (clips,), and the probability of each distortion, float64 (clips, distortions).
+    """
+    was_training = objective.training
+    objective.eval()
+    device = next(objective.parameters()).device
+    collate = Collator(clips, processor)
+    grid = cache.sampling.fragment_grid
+    scores, found = np.zeros(len(clips)), np.zeros((len(clips), len(DISTORTIONS)))
+    by_length: dict[int, list[int]] = {}
+    for index, clip in enumerate(clips):
+        by_length.setdefault(segment_count(clip), []).append(index)
+    dataset = ClipDataset(clips, cache, pixels=True)
+    for count, indices in by_length.items():
+        for chosen in _chunks(indices, _VALIDATION_BATCH):
+            draws = [Draw(i, tuple(range(count)), (0,) * count, None, grid) for i in chosen]
+            batch = collate([dataset[draw] for draw in draws])
+            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                scores[chosen] = objective.scores(batch).double().cpu().numpy()
+                found[chosen] = objective.distortions(batch).double().cpu().numpy()
+    objective.train(was_training)
+    return scores, found
+
+
+def figures(mos: Sequence[float | None], contents: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """Give SRCC and PLCC over all rated clips, and the share of pairs of one content in the right order."""
+    rated = np.array([value is not None for value in mos])
+    if rated.sum() < 2:
+        return {}
+    known = np.array([value for value in mos if value is not None])
+    names, scores = np.array(contents)[rated], scores[rated]
+    found = agreement(scores, known)
+    better = (names[:, None] == names[None]) & (known[:, None] > known[None] + 0.05)
+    pairs = float((scores[:, None] > scores[None])[better].mean()) if better.any() else float("nan")
+    return {"srcc": round(found.srcc, 4), "plcc": round(found.plcc, 4), "same_content_pairs": round(pairs, 4)}
+
+
+def append(path: Path, line: dict) -> None:
+    """Write a line of a JSON log."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _claim(config: TrainConfig) -> None:
+    """Take a folder for a run, or find the same run there."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    path, text = config.out / "run.json", config.to_json()
+    if path.exists() and path.read_text() != text:
+        raise TrainingError(f"{config.out} holds a run of another configuration; give another folder, or remove it")
+    path.write_text(text)
+
+
+def _start(config: TrainConfig) -> Path:
+    """Give the newest whole model of a run; make the first one."""
+    done = [config.out / "stages" / stage.name / "model" for stage in config.stages]
+    found = [folder for folder in done if (folder / "config.json").exists()]
+    start = config.out / "start"
+    if found or (start / "config.json").exists():
+        return found[-1] if found else start
+    if config.model != "tiny":
+        if not (Path(config.model) / "config.json").exists():
+            raise ConfigurationError(f"model {config.model!r} is neither tiny nor a model folder")
+        _save(*_load(Path(config.model)), start)
+        return start
+    tokenizer = _tokenizer(config)
+    model_config: Any = _overridden(CPLLMConfig.tiny(vocab_size=len(tokenizer)), config.model_overrides)
+    torch.manual_seed(config.seed)
+    model = CPLLMForVideoQuality(model_config)
+    slots = model_config.sampling_settings.context_frames * model_config.context_tokens
+    pixel_input = "yuv" if model_config.pixel_config.model_type == "cpllm_pixel" else "rgb"
+    processor = CPLLMProcessor(tokenizer, slots, model_config.pixel_tokens, pixel_input)
+    _save(model, processor, start)
+    return start
+
+
+def _overridden(config: CPLLMConfig, overrides: dict[str, Any]) -> CPLLMConfig:
+    values = config.to_dict()
+    for name, value in overrides.items():
+        if name not in values:
+            raise ConfigurationError(f"model_overrides.{name} is no field of a model's configuration")
+        replaced = isinstance(value, dict) and "model_type" not in value
+        values[name] = values[name] | value if replaced else value
+    return CPLLMConfig.from_dict(values)
+
+
+def _tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
+    videos = [video for data in config.data for video in read_manifest(data.path, ("train",))]
+    words = [video.description for video in videos if video.description]
+    words += [text for video in videos for turn in video.dialogue for text in turn]
+    return train_tokenizer(words)
+
+
+def _clips(config: TrainConfig, split: str, cache: CacheSettings, report: Report) -> Iterator[Clip]:
+    """Give the cached clips of a split of every data set; a data set may have none for validation."""
+    for data in config.data:
+        try:
+            videos = read_manifest(data.path, (split,))
+        except DataSetError:
+            if split == "train":
+                raise
+            continue
+        if config.max_contents and split == "train":
+            kept = set(list(dict.fromkeys(video.content_id for video in videos))[: config.max_contents])
+            videos = [video for video in videos if video.content_id in kept]
+        yield from cached(videos, config.cache.folder, cache, config.cache.max_gib, report)
+
+
+def _weights(data: Iterable[Data]) -> dict[str, float]:
+    """Give the weight of each data set by its name in the manifests."""
+    return {video.dataset: one.weight for one in data for video in read_manifest(one.path)}
+
+
+def _standardise(model: CPLLMForVideoQuality, clips: Sequence[Clip]) -> None:
+    """Fit the mean and spread of the pixel encoder's statistics to the training data."""
+    encoder: Any = model.pixel_encoder
+    if not getattr(encoder.config, "statistics", False):
+        return
+    found = []
+    for clip in clips[:: max(1, len(clips) // STANDARDISING_CLIPS)]:
+        with safe_open(clip.path, "numpy") as file:
+            found.append(file.get_tensor("statistics").reshape(-1, len(encoder.statistics_mean)))
+    values = torch.from_numpy(np.concatenate(found))
+    # Of heavy tails, so by quantiles: half of the distance between the 16th and the 84th percentile.
+    low, middle, high = values.quantile(torch.tensor([0.16, 0.5, 0.84]), 0)
+    std = torch.maximum((high - low) / 2, 0.3 * values.std(0))
+    encoder.statistics_mean.copy_(middle)
+    encoder.statistics_std.copy_(torch.where(std > LEAST_STD, std, torch.ones_like(std)))
+
+
+def _adapt(model: CPLLMForVideoQuality, stage: Stage) -> None:
+    """Put low-rank adapters on the decoder."""
+    from peft import LoraConfig, get_peft_model
+
+    assert stage.lora
+    targets = stage.lora.target_modules
+    lora = LoraConfig(
+        r=stage.lora.rank,
+        lora_alpha=stage.lora.alpha,
+        lora_dropout=stage.lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    model.language_model = get_peft_model(model.language_model, lora)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _thresholds(
+    config: TrainConfig,
+    cache: CacheSettings,
+    model: CPLLMForVideoQuality,
+    processor: CPLLMProcessor,
+    held_out: Sequence[Clip],
+) -> dict[str, float] | None:
+    """Fit from which probability each distortion is named, on the validation contents."""
+    known = [clip for clip in held_out if clip.video.severities is not None]
+    if not known:
+        return None
+    objective = TaskObjective(model, processor, config.tasks, ())
+    _, probabilities = predict(objective, known, cache, processor)
+    severities = np.array([[(clip.video.severities or {})[name] for name in DISTORTIONS] for clip in known])
+    return naming_thresholds(probabilities, severities)
+
+
+def _load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:
+    model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return model, CPLLMProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path) -> None:
+    """Write a model folder, whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    processor.save_pretrained(unfinished)
+    unfinished.replace(folder)
+
+
+def _part(name: str) -> Any:
+    module = name.split(".")[1] if name.startswith("model.") else ""
+    return next((part for part, modules in PART_MODULES.items() if module in modules), None)
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device() -> torch.device:
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def _first(read: Sequence[Any]) -> Any:
+    return read[0]
+
+
+def _chunks(values: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+if __name__ == "__main__":
+    train(TrainConfig.from_yaml(Path(sys.argv[1])))

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 #: Spread of one opinion on the 1-5 scale, as ACR tests find it (about 0.7), halved: the proxy has no viewers.
 OPINION_STD = 0.35
+#: Norm below which a batch of scores counts as constant.
+LEAST_SPREAD = 0.05
 
 
 def soft_labels(values: torch.Tensor, lowest: float, answers: int) -> torch.Tensor:
@@ -36,7 +38,8 @@ def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
 def linearity_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Give (1 - Pearson correlation) / 2 over a batch (X,): 0 when the scores are linear in the labels."""
     x, y = predicted - predicted.mean(), target - target.mean()
-    return (1 - (x * y).sum() / (x.norm() * y.norm()).clamp(min=1e-6)) / 2
+    # Predictions that are all but equal have a correlation whose gradient has no bound: their spread is given a floor.
+    return (1 - (x * y).sum() / ((x.norm() + LEAST_SPREAD) * y.norm().clamp(min=LEAST_SPREAD))) / 2
 
 
 def rank_loss(predicted: torch.Tensor, target: torch.Tensor, same: torch.Tensor) -> torch.Tensor:

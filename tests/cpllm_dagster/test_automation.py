@@ -105,3 +105,17 @@ def test_the_job_for_all_registers_and_then_requests_each_library(
     requests = list(evaluate(context))
     assert {request.partition_key for request in requests} == set(instance.get_dynamic_partitions(PARTITION_SET))
     assert len({request.run_key for request in requests}) == 2
+
+
+def test_scoring_and_training_are_apart(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    scoring, training = (
+        {node.name for node in repository.get_job(name).nodes} for name in ("score_library", "train_and_promote")
+    )
+    assert training == {
+        "distortion_corpus", "training_run", "model_evaluation", "model_evaluation_better_than_promoted",
+        "promoted_model",
+    }  # fmt: skip
+    assert {"video_catalog", "quality", "quality_scores_one_score_row_per_video", "quality_rankings"} <= scoring
+    assert not scoring & training
+    assert repository.get_job("train_and_promote").partitions_def is None

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -217,15 +218,31 @@ def test_decoded_videos_that_wait_are_bounded(films: Any, tmp_path: Path) -> Non
     assert held[-1] == 0 and 1 <= max(held) <= 4
 
 
+class Cancelled(BaseException):
+    """What a signal's handler raises, as Dagster's does for a cancelled run."""
+
+
 @pytest.mark.usefixtures("faulty_workers")
-def test_closing_ends_every_process(films: Any) -> None:
+@pytest.mark.parametrize("how", ["closed", "cancelled"])
+def test_the_end_of_a_run_is_the_end_of_its_processes(films: Any, how: str) -> None:
     store, items = films("a", "decode-hang", "model-hang")
     results = score(store, items, dataclasses.replace(FAST, batch_size=1))
     assert next(results).item.video_id == "a.mp4"
     for name in WORKER_PROCESSES:
         assert processes(name), name
-    results.close()
+    if how == "closed":
+        results.close()
+    else:
+        before = signal.signal(signal.SIGUSR1, cancel)
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(Cancelled):
+            next(results)
+        signal.signal(signal.SIGUSR1, before)
     wait_until_gone(*WORKER_PROCESSES)
+
+
+def cancel(*_: object) -> None:
+    raise Cancelled
 
 
 # --- starts that fail --------------------------------------------------------------------------------------

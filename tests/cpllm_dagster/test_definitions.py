@@ -17,7 +17,10 @@ from cpllm_dagster.definitions import build_definitions, read_settings
 from cpllm_model.errors import ConfigurationError, CPLLMError
 
 CHECKOUT = Path(__file__).parents[2]
-VARIABLES = ("CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_S3_ENDPOINT_URL", "CPLLM_RAY_ADDRESS")
+VARIABLES = (
+    "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
+    "CPLLM_RAY_ADDRESS",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -52,11 +55,11 @@ print(json.dumps({
     assert json.loads(done.stdout) == {
         "heavy": [],
         "assets": [
-            "pairwise_comparisons", "quality_descriptions", "quality_rankings", "quality_scores", "video_catalog",
-            "visual_features",
+            "distortion_corpus", "model_evaluation", "pairwise_comparisons", "promoted_model", "quality_descriptions",
+            "quality_rankings", "quality_scores", "training_run", "video_catalog", "visual_features",
         ],
-        "jobs": ["score_all_libraries", "score_library"],
-        "checks": 4,
+        "jobs": ["score_all_libraries", "score_library", "train_and_promote"],
+        "checks": 5,
     }  # fmt: skip
     assert done.stderr == ""
 
@@ -70,6 +73,7 @@ print(json.dumps({
         ("CPLLM_LAKE_URI", None, "CPLLM_LAKE_URI is not set"),
         ("CPLLM_LAKE_URI", "ftp://host/lake", "ftp"),
         ("CPLLM_MODEL", "no-such-model", "no-such-model"),
+        ("CPLLM_MODEL", "promoted", "CPLLM_MODELS_DIR is not set"),
         ("CPLLM_S3_ENDPOINT_URL", "localhost:9000", "CPLLM_S3_ENDPOINT_URL is 'localhost:9000'"),
     ],
 )
@@ -101,11 +105,24 @@ def test_a_hostile_endpoint_is_refused_without_its_password(environment: pytest.
     assert "secret" not in str(raised.value)
 
 
+def test_the_promoted_model_may_be_named_before_there_is_one(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("CPLLM_MODEL", "promoted")
+    environment.setenv("CPLLM_MODELS_DIR", str(tmp_path / "models"))
+    assert build_definitions(read_settings()).get_repository_def().has_job("train_and_promote")
+
+
 @pytest.mark.usefixtures("environment")
-def test_every_knob_is_described() -> None:
+@pytest.mark.parametrize(
+    ("job", "names"),
+    [
+        ("score_library", ("video_catalog", "quality", "pairwise_comparisons")),
+        ("train_and_promote", ("distortion_corpus", "training_run", "model_evaluation")),
+    ],
+)
+def test_every_knob_is_described(job: str, names: tuple[str, ...]) -> None:
     repository = build_definitions(read_settings()).get_repository_def()
-    for name in ("video_catalog", "quality", "pairwise_comparisons"):
-        (node,) = [node for node in repository.get_job("score_library").nodes if node.name == name]
+    for name in names:
+        (node,) = [node for node in repository.get_job(job).nodes if node.name == name]
         schema: Any = node.definition.config_schema  # pyright: ignore[reportAttributeAccessIssue]
         fields = schema.config_type.fields
         assert fields

@@ -37,6 +37,16 @@ def test_published_predictions_give_the_known_figures(
     assert found.pair_accuracy == pytest.approx((found.krcc + 1) / 2, abs=2e-3)
 
 
+def test_twelve_videos_give_the_figures_of_another_implementation() -> None:
+    # The figures are scipy's spearmanr, kendalltau and pearsonr, and its Nelder-Mead on the logistic, 200 starts.
+    mos_N = np.array([1.2, 1.4, 1.3, 1.8, 2.2, 2.2, 2.9, 3.4, 3.9, 4.3, 4.2, 4.5])
+    prediction_N = np.array([-4.1, -2.9, -3.3, -0.4, -1.6, -0.9, 0.2, -0.4, 0.8, 2.6, 1.9, 4.4])
+    found = agreement(prediction_N, mos_N)
+    assert (found.srcc, found.krcc, found.plcc) == pytest.approx((0.957895, 0.892308, 0.931683), abs=1e-6)
+    assert (found.plcc_fitted, found.rmse_fitted) == pytest.approx((0.952764, 0.363212), abs=1e-6)
+    assert found.pair_accuracy == pytest.approx(61.5 / 65)
+
+
 def test_a_logistic_relation_is_fitted_exactly() -> None:
     prediction_N = np.linspace(-300.0, 500.0, 80)
     mos_N = 1.5 + 3 * expit((prediction_N - 40) / 60)

@@ -1,0 +1,174 @@
+"""What a training run is: data, model, stages, tasks, as read from a YAML file.
+
+A run is a list of stages, each with its own objective, learning parts, schedule and batch. Every field is checked;
+an unknown key or a wrong type is an error that names the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from cpllm_model.errors import ConfigurationError
+
+_STRICT = ConfigDict(extra="forbid")
+
+Part = Literal["context_encoder", "pixel_encoder", "projectors", "decoder"]
+PARTS: tuple[Part, ...] = ("context_encoder", "pixel_encoder", "projectors", "decoder")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Data:
+    """One data set.
+
+    Args:
+        path: a manifest, or the folder that holds one.
+        weight: how often a content is drawn from it, relative to the others.
+    """
+
+    path: Path
+    weight: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Cache:
+    """Where decoded model inputs are kept, and how many.
+
+    Args:
+        folder: of the cache; it may be shared by runs.
+        segments: time segments of a video.
+        margin_px: fragments are kept that much larger, so that each epoch cuts them elsewhere; even.
+        views: places of the fragments for which statistics and frozen encoders are computed.
+        max_gib: the cache may not grow larger; a run that needs more ends before it decodes.
+    """
+
+    folder: Path
+    segments: PositiveInt = 2
+    margin_px: int = 16
+    views: PositiveInt = 2
+    max_gib: PositiveFloat = 60.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, by peft) on the decoder; merged into it when the stage ends."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: NonNegativeFloat = 0.05
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Tasks:
+    """Weights of the losses; 0 leaves a task out."""
+
+    score: NonNegativeFloat = 1.0
+    distortions: NonNegativeFloat = 0.5
+    description: NonNegativeFloat = 0.3
+    comparison: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Stage:
+    """One stretch of training.
+
+    Args:
+        name: of the stage, for folders and logs.
+        steps: of the optimizer.
+        objective: "tasks" trains through the decoder; "probe" trains the pixel encoder through heads of its own,
+            which are thrown away: a fraction of the cost.
+        learns: parts that learn; the others are frozen. A frozen pixel encoder is run once over every view.
+        contents, versions: a batch is so many contents with at most so many versions of each.
+        segments: segments of a video in a batch, drawn anew for each.
+        fragments: fragments a side of a burst; fewer than the model's show more videos in the same time.
+        accumulate: batches to a step.
+        learning_rate: peak, after a linear warm-up; falls to 0 as a cosine.
+        rates: part -> factor on the learning rate.
+        warmup_steps, weight_decay, max_gradient_norm: of AdamW.
+        bf16: whether matrices are multiplied in bfloat16.
+        gradient_checkpointing: whether activations of the transformers are computed again instead of kept.
+        ema: decay of an exponential moving average of the weights that replaces them at the end; None is without.
+        lora: adapters on the decoder instead of its own weights.
+        save_every, validate_every: steps.
+    """
+
+    name: str
+    steps: PositiveInt
+    objective: Literal["tasks", "probe"] = "tasks"
+    learns: tuple[Part, ...] = PARTS
+    contents: PositiveInt = 4
+    versions: PositiveInt = 5
+    segments: tuple[PositiveInt, ...] = (1, 2)
+    fragments: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-3
+    rates: dict[Part, PositiveFloat] = field(default_factory=dict)
+    warmup_steps: int = 100
+    weight_decay: NonNegativeFloat = 0.02
+    max_gradient_norm: PositiveFloat = 1.0
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+    ema: PositiveFloat | None = None
+    lora: Lora | None = None
+    save_every: PositiveInt = 200
+    validate_every: PositiveInt | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        out: folder of the run; the model is in `out / "model"` at the end.
+        data: data sets with their weights.
+        cache: of decoded inputs.
+        stages: one after the other.
+        model: "tiny" for a new one of that size, or a model folder (`cpllm init` makes larger ones).
+        model_overrides: fields of the configuration of a new model that differ, for ablations.
+        tasks: weights of the losses.
+        seed: of everything random.
+        workers: processes that read batches while the optimizer steps.
+        max_contents: train on so many contents of each data set only (learning curves).
+    """
+
+    out: Path
+    data: tuple[Data, ...]
+    cache: Cache
+    stages: tuple[Stage, ...]
+    model: str = "tiny"
+    model_overrides: dict[str, Any] = field(default_factory=dict)
+    tasks: Tasks = field(default_factory=Tasks)
+    seed: int = 0
+    workers: int = 1
+    max_contents: PositiveInt | None = None
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> TrainConfig:
+        """Read a configuration; relative paths are the working folder's.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or a field is wrong; names it.
+        """
+        try:
+            values = yaml.safe_load(path.read_text())
+            return _ADAPTER.validate_python(values)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        except ValidationError as error:
+            wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+            raise ConfigurationError(f"{path}: {'; '.join(wrong)}") from error
+
+    def to_json(self) -> str:
+        """The configuration, for the run's folder."""
+        return _ADAPTER.dump_json(self, indent=2).decode()
+
+
+_ADAPTER = TypeAdapter(TrainConfig)
