@@ -153,7 +153,7 @@ def publish(candidate: Path, models: Path, record: Mapping[str, Any]) -> Path:
     model_id = checkpoint.model_id(str(candidate))
     published = models / model_id
     if published.is_dir():
-        if digest(published) != digest(candidate):
+        if digest(str(published)) != digest(str(candidate)):
             raise CheckpointError(f"{published} is no longer the model {model_id}: remove it first")
         return published
     unfinished = models / f".{model_id}.unfinished"
@@ -164,7 +164,7 @@ def publish(candidate: Path, models: Path, record: Mapping[str, Any]) -> Path:
             shutil.copyfile(path, unfinished / path.name)
             _sync(unfinished / path.name)
     (unfinished / RECORD_NAME).write_text(json.dumps(dict(record), indent=2) + "\n")
-    if digest(unfinished) != model_id.rpartition("-")[2]:
+    if digest(str(unfinished)) != digest(str(candidate)):
         raise CheckpointError(f"{candidate} changed while it was copied")
     unfinished.rename(published)
     _sync(models)
@@ -187,9 +187,9 @@ def promote(published: Path) -> None:
     _sync(published.parent)
 
 
-def digest(folder: Path) -> str:
+def digest(model: str) -> str:
     """Give the part of a model id that does not depend on the folder's name."""
-    return checkpoint.model_id(str(folder)).rpartition("-")[2]
+    return checkpoint.model_id(model).rpartition("-")[2]
 
 
 def _sync(path: Path) -> None:

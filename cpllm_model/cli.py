@@ -1,4 +1,4 @@
-"""The model's commands: cpllm score | compare | rank | init | corpus | train.
+"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate.
 
 Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
 Exit status: 0 all answered, 1 a video failed, 2 wrong use. Torch is imported only when a model is needed.
@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from cpllm_model.errors import CPLLMError, VideoError
+from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
 from cpllm_model.samples import has_video_name
 
 if TYPE_CHECKING:
@@ -141,38 +141,99 @@ def init(
 
 @app.command()
 def corpus(
+    sources: Annotated[list[Path], typer.Option(help="Folder of pristine photographs and clips; may be given again.")],
     out: Annotated[Path, typer.Option(help="Folder of the corpus.")],
-    sources: Annotated[
-        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; may be given again.")
-    ] = None,
-    scenes: Annotated[int, typer.Option(help="Rendered scenes to add.")] = 40,
+    clips: Annotated[int, typer.Option(help="About how many clips to make.", min=1)] = 6000,
+    scenes: Annotated[int, typer.Option(help="Rendered scenes beside the sources.", min=0)] = 40,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
 ) -> None:
-    """Degrade pristine pictures with real encoders into a labelled training corpus."""
+    """Degrade pristine pictures with real encoders into a labelled training corpus; goes on where it was stopped."""
     with _told_in_a_sentence():
-        from cpllm_model.training.corpus import find_contents, make_corpus
+        from cpllm_model.training.corpus import CorpusSettings, make_corpus
 
-        contents = list(find_contents([_existing(folder) for folder in sources or []], scenes))
         console = Console(stderr=True)
-        make_corpus(contents, out, seed, processes, report=lambda line: console.print(_shown(line)))
+        settings = CorpusSettings(clips, scenes, seed, processes)
+        made = make_corpus(
+            [_existing(folder) for folder in sources], out, settings, lambda line: console.print(_shown(line))
+        )
+    Console().print(_shown(f"{made}"))
 
 
 @app.command()
-def train(
-    corpus: Annotated[Path, typer.Option(help="Folder made by `cpllm corpus`.")],
-    out: Annotated[Path, typer.Option(help="Model folder to make.")],
-    pixel_s: Annotated[float, typer.Option(help="Seconds for the pixel encoder alone.")] = 1500.0,
-    joint_s: Annotated[float, typer.Option(help="Seconds for all three tasks together.")] = 1500.0,
-    decoder_s: Annotated[float, typer.Option(help="Seconds more with the pixel encoder frozen.")] = 900.0,
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+def manifest(
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; else your name for it."
+        ),
+    ],
+    labels: Annotated[Path, typer.Option(help="Ratings, or conversations in .json or .jsonl.")],
+    videos: Annotated[Path, typer.Option(help="Folder below which the videos lie, in any layout.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.parquet"),
+    held_out: Annotated[
+        list[Path] | None, typer.Option(help="Label file of videos to leave out; may be given again.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Put all videos into train, validation or test.")] = None,
+    scale: Annotated[
+        tuple[float, float] | None, typer.Option(help="Worst and best MOS of a data set that is not known.")
+    ] = None,
+    most_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="Refuse if more than this share of the videos are missing.")
+    ] = 1.0,
 ) -> None:
-    """Train a tiny model on a corpus."""
+    """List a rated data set or an instruction set, as you have it on disk, for training and evaluation."""
     with _told_in_a_sentence():
-        from cpllm_model.training.loop import TrainSettings
-        from cpllm_model.training.loop import train as train_model
+        from cpllm_model.training.rated import collect, publish
 
-        train_model(_existing(corpus), out, TrainSettings(pixel_s, joint_s, decoder_s, seed=seed))
+        found = collect(
+            _existing(labels), _existing(videos), dataset, scale=scale, held_out=held_out or [], split=split
+        )
+        for line in found.report():
+            Console(stderr=True).print(_shown(line))
+        publish(found, out, most_missing)
+    Console().print(_shown(f"{out}: {len(found.videos)} videos of {dataset}"))
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.yaml is what trained tiny.")]) -> None:
+    """Train a model; started again after it was stopped, it goes on."""
+    with _told_in_a_sentence():
+        try:
+            from cpllm_model.training.config import TrainConfig
+            from cpllm_model.training.loop import train as train_model
+        except ImportError as error:
+            raise ConfigurationError(f"training needs the extra packages of cpllm[train]: {error}") from None
+        console = Console(stderr=True)
+        folder = train_model(TrainConfig.from_yaml(_existing(config)), lambda line: console.print(_shown(line)))
+    Console().print(_shown(f"{folder}"))
+
+
+@app.command()
+def evaluate(
+    data: Annotated[list[Path], typer.Option(help="Manifest, or folder that holds one; may be given again.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report; with several models each gets one below it.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Bundled name, folder or hub id, by default tiny; may be given again."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test: which contents are asked about.")] = "test",
+) -> None:
+    """Measure how good a model's answers are on labelled videos, and write a report."""
+    with _told_in_a_sentence():
+        from cpllm_model.training import evaluation
+
+        console = Console(stderr=True)
+        data = [_existing(path) for path in data]
+        asked = (data, out, split, lambda line: console.print(_shown(line)))
+        names = models or ["tiny"]
+        if len(names) > 1:
+            results = evaluation.evaluate_models(names, *asked)
+        else:
+            results = [evaluation.evaluate(names[0], *asked)]
+    Console().print(_shown(out / "index.html"))
+    if any(found["failed"] for result in results for found in result["data_sets"].values()):
+        raise typer.Exit(1)
 
 
 @contextmanager

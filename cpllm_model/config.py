@@ -29,7 +29,7 @@ class CPLLMPixelConfig(PreTrainedConfig):
         stem_width: channels after the stem, at half resolution.
         stage_widths: channels of each stage; each but the first halves the resolution.
         stage_depths: residual blocks of each stage.
-        fragment_tokens: tokens that the fragments of a burst are pooled to.
+        fragment_tokens: tokens that the fragments of a burst are pooled to; 0 is without convolutions.
         statistics: whether a token of computed statistics goes beside the learned ones.
     """
 
@@ -64,8 +64,8 @@ class CPLLMConfig(PreTrainedConfig):
         context_config: vision encoder of the key frames (`siglip_vision_model`, `siglip2_vision_model`, ...).
         pixel_config: encoder of the native-resolution bursts (`cpllm_pixel`, `videoprism_vision_model`).
         text_config: any causal language model.
-        context_tokens: decoder tokens a key frame is pooled to.
-        pixel_tokens: decoder tokens a burst is pooled to.
+        context_tokens: decoder tokens a key frame is pooled to; 0 leaves the stream out.
+        pixel_tokens: decoder tokens a burst is pooled to; 0 leaves the stream out.
         sampling: the fields of SamplingSettings.
         max_description_tokens: a description is cut there.
         naming_thresholds: distortion -> probability from which it is named, fitted on held-out contents after

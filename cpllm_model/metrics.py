@@ -48,18 +48,24 @@ def agreement(prediction_N: np.ndarray, mos_N: np.ndarray) -> Agreement:
     Raises:
         ValueError: other shapes, fewer than two videos, or a number that is not finite.
     """
-    figures = correlations(prediction_N, mos_N)
-    return Agreement(count=len(mos_N), **figures, pair_accuracy=pair_accuracy(prediction_N, mos_N))
+    plain, fitted = correlations(prediction_N, mos_N), fitted_agreement(prediction_N, mos_N)
+    return Agreement(count=len(mos_N), **plain, **fitted, pair_accuracy=pair_accuracy(prediction_N, mos_N))
 
 
 def correlations(prediction_N: np.ndarray, mos_N: np.ndarray) -> dict[str, float]:
-    """Give the figures of `Agreement` that do not look at pairs, by name; arguments and errors are `agreement`'s."""
+    """Give srcc, krcc and plcc of `Agreement`; arguments and errors are `agreement`'s."""
     prediction_N, mos_N = _checked(prediction_N, mos_N)
-    fitted_N = fit_logistic(prediction_N, mos_N)
     return {
         "srcc": pearson(rankdata(prediction_N), rankdata(mos_N)),
         "krcc": _kendall(prediction_N, mos_N),
         "plcc": pearson(prediction_N, mos_N),
+    }
+
+
+def fitted_agreement(prediction_N: np.ndarray, mos_N: np.ndarray) -> dict[str, float]:
+    """Give plcc_fitted and rmse_fitted of `Agreement`; arguments and errors are `agreement`'s."""
+    fitted_N = fit_logistic(prediction_N, mos_N)
+    return {
         "plcc_fitted": pearson(fitted_N, mos_N),
         "rmse_fitted": float(np.sqrt(np.mean((fitted_N - mos_N) ** 2))),
     }

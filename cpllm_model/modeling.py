@@ -91,10 +91,13 @@ class CPLLMForVideoQuality(PreTrainedModel):
             context_hidden: (N * M, tokens, width), what see_context gave.
             pixel_hidden: (N, tokens, width), what see_pixels gave.
         """
-        segments, frames = len(pixel_hidden), len(context_hidden) // len(pixel_hidden)
-        context = self.context_projector(context_hidden)
-        pixel = self.pixel_projector(pixel_hidden)
-        return torch.cat([context.reshape(segments, frames * context.shape[1], -1), pixel], 1)
+        streams = []
+        if self.config.context_tokens:
+            context = self.context_projector(context_hidden)
+            streams.append(context.unflatten(0, (len(pixel_hidden), -1)).flatten(1, 2))
+        if self.config.pixel_tokens:
+            streams.append(self.pixel_projector(pixel_hidden))
+        return torch.cat(streams, 1)
 
     def forward(
         self,
@@ -187,7 +190,9 @@ class CPLLMForVideoQuality(PreTrainedModel):
         return [token for token in generated if token != eos_id]
 
     def see_context(self, frames: torch.Tensor) -> torch.Tensor:
-        """Encode (K, 3, S, S) frames to (K, patches, width)."""
+        """Encode (K, 3, S, S) frames to (K, patches, width); to nothing (K, 0) where the model has no such tokens."""
+        if not self.config.context_tokens:
+            return frames.new_zeros(len(frames), 0)
         frames = frames.to(self.context_encoder.dtype)
         if self.config.context_config.model_type != "siglip2_vision_model":
             return self.context_encoder(pixel_values=frames).last_hidden_state
@@ -204,6 +209,8 @@ class CPLLMForVideoQuality(PreTrainedModel):
 
     def see_pixels(self, bursts: torch.Tensor, statistics: torch.Tensor | None = None) -> torch.Tensor:
         """Encode (K, B, 3, H, W) bursts to (K, tokens, width); `statistics` as CPLLMPixelEncoder takes them."""
+        if not self.config.pixel_tokens:
+            return bursts.new_zeros(len(bursts), 0)
         if self.config.pixel_config.model_type == "cpllm_pixel":
             hidden = self.pixel_encoder(pixel_values=bursts, statistics=statistics).last_hidden_state
         else:

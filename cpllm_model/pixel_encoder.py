@@ -49,6 +49,8 @@ class CPLLMPixelEncoder(PreTrainedModel):
 
     config_class = CPLLMPixelConfig
     main_input_name = "pixel_values"
+    statistics_mean: torch.Tensor
+    statistics_std: torch.Tensor
 
     def __init__(self, config: CPLLMPixelConfig) -> None:
         super().__init__(config)
@@ -84,21 +86,27 @@ class CPLLMPixelEncoder(PreTrainedModel):
             `last_hidden_state` (K, `config.tokens`, D): of the fragments in row-major order, then the statistics'.
         """
         planes, fragments = self._fragments(pixel_values)
-        channels = self._channels(planes).to(self.dtype).contiguous(memory_format=torch.channels_last)
-        features = self.layers(channels)
-        std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
-        tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments)).transpose(1, 2)
-        tokens = nn.functional.adaptive_avg_pool1d(tokens, self.config.fragment_tokens).transpose(1, 2)
+        tokens = []
+        if self.config.fragment_tokens:
+            tokens.append(self._convolved(planes, fragments))
         if self.config.statistics:
             known = burst_statistics(planes, fragments) if statistics is None else statistics
             standard = (known - self.statistics_mean) / self.statistics_std
             limited = standard.clamp(-STATISTICS_LIMIT, STATISTICS_LIMIT)
-            tokens = torch.cat([tokens, self.statistics_mlp(limited.to(self.dtype))[:, None]], 1)
-        return BaseModelOutput(last_hidden_state=tokens)  # pyright: ignore[reportArgumentType]
+            tokens.append(self.statistics_mlp(limited.to(self.dtype))[:, None])
+        return BaseModelOutput(last_hidden_state=torch.cat(tokens, 1))  # pyright: ignore[reportArgumentType]
 
     def statistics(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Give the statistics float32 (K, S) of bursts, which do not depend on the weights."""
         return burst_statistics(*self._fragments(pixel_values))
+
+    def _convolved(self, planes: torch.Tensor, fragments: int) -> torch.Tensor:
+        """Give the learned tokens (K, `config.fragment_tokens`, D)."""
+        channels = self._channels(planes).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        features = self.layers(channels)
+        std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
+        tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments)).transpose(1, 2)
+        return nn.functional.adaptive_avg_pool1d(tokens, self.config.fragment_tokens).transpose(1, 2)
 
     def _fragments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
         side = self.config.fragment_px

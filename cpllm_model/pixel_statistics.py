@@ -75,7 +75,9 @@ def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int) -> torch.Tensor
 @functools.cache
 def statistics_width(burst_frames: int) -> int:
     """Give the number of statistics of a burst of so many frames."""
-    return burst_statistics(torch.zeros(1, burst_frames, 3, 32, 32), 1).shape[1]
+    # Models are also built on the meta device, which has no numbers to count with.
+    with torch.device("cpu"):
+        return burst_statistics(torch.zeros(1, burst_frames, 3, 32, 32), 1).shape[1]
 
 
 def _log(x: torch.Tensor) -> torch.Tensor:

@@ -99,10 +99,12 @@ class Comparison:
     Args:
         probability_a_better: 0-1, the mean of both orders; compare(b, a) is its complement.
         order_gap: how far the two orders disagree, 0-1; large means that the answer leans on the order.
+        first_bias: probability given to the video that is shown first, averaged over both orders, less a half.
     """
 
     probability_a_better: float
     order_gap: float
+    first_bias: float
 
 
 class QualityPredictor:
@@ -213,7 +215,7 @@ class QualityPredictor:
         comparisons = []
         for one, other in zip(a, b, strict=True):
             ahead, behind = self._first_better(one, other), self._first_better(other, one)
-            comparisons.append(Comparison((ahead + 1 - behind) / 2, abs(ahead + behind - 1)))
+            comparisons.append(Comparison((ahead + 1 - behind) / 2, abs(ahead + behind - 1), (ahead + behind - 1) / 2))
         return comparisons
 
     def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cpllm_dagster.model_comparison import Gain, compare_predictions
-from cpllm_dagster.promotion import BUNDLED, PromotionRecord, PromotionRule, promote, promoted_folder, publish
+from cpllm_dagster.promotion import BUNDLED, PromotionRecord, PromotionRule, digest, promote, promoted_folder, publish
 from cpllm_dagster.report import markdown_table, score_histogram
 from cpllm_dagster.resources import PromotedModels
 from cpllm_model import checkpoint
@@ -53,7 +53,7 @@ class CorpusConfig(dg.Config):
     processes: int | None = Field(default=None, ge=1, description="Contents at once; none is one a core.")
 
 
-class RunConfig(dg.Config):
+class TrainingConfig(dg.Config):
     """Which training is run."""
 
     config: str = Field(description="The YAML file of the training run.")
@@ -102,7 +102,9 @@ def distortion_corpus(context: dg.AssetExecutionContext, config: CorpusConfig) -
 
 
 @dg.asset(deps=[distortion_corpus], group_name=TRAINING_GROUP, kinds={"pytorch"}, pool=TRAINING_POOL)
-def training_run(context: dg.AssetExecutionContext, config: RunConfig, models: PromotedModels) -> dg.MaterializeResult:
+def training_run(
+    context: dg.AssetExecutionContext, config: TrainingConfig, models: PromotedModels
+) -> dg.MaterializeResult:
     """A model trained as its YAML says; a run that was stopped goes on where it was."""
     models.require()  # what promotion needs is asked for before the first hour of training, not after the last
     missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
@@ -111,13 +113,16 @@ def training_run(context: dg.AssetExecutionContext, config: RunConfig, models: P
     from cpllm_model.training.config import Data, TrainConfig
     from cpllm_model.training.loop import train
 
+    # What the YAML says is left as it is, so that a run begun by hand with the same YAML can be gone on with here.
     settings = TrainConfig.from_yaml(_existing(config.config))
-    data = [dataclasses.replace(one, path=_manifest(one.path)) for one in settings.data]
+    if config.out is not None:
+        settings = dataclasses.replace(settings, out=Path(config.out))
+    data = [_manifest(one.path) for one in settings.data]
     if config.with_corpus:
         corpus = Path(_recorded(context.instance, distortion_corpus, "manifest"))
-        data += [Data(corpus)] if corpus not in [one.path for one in data] else []
-    out = settings.out if config.out is None else Path(config.out)
-    settings = dataclasses.replace(settings, data=tuple(data), out=out.resolve())
+        if corpus not in data:
+            settings = dataclasses.replace(settings, data=(*settings.data, Data(corpus)))
+            data.append(corpus)
     model = train(settings, context.log.info).resolve()
     model_id = checkpoint.model_id(str(model))
     return dg.MaterializeResult(
@@ -125,8 +130,8 @@ def training_run(context: dg.AssetExecutionContext, config: RunConfig, models: P
         metadata={
             "model": dg.MetadataValue.path(str(model)),
             "model_id": model_id,
-            "run_folder": dg.MetadataValue.path(str(settings.out)),
-            "data": [str(one.path) for one in data],
+            "run_folder": dg.MetadataValue.path(str(settings.out.resolve())),
+            "data": [str(path) for path in data],
             "configuration": json.loads(settings.to_json()),
         },
     )
@@ -186,18 +191,19 @@ def promoted_model(context: dg.AssetExecutionContext, models: PromotedModels) ->
     record = last_evaluation(context.instance)
     if record.objection is not None:
         raise TrainingError(f"{record.candidate_id} is not promoted. {record.objection}")
-    before = promoted_folder(folder)
-    if checkpoint.model_id(str(before or BUNDLED)) != record.incumbent_id:
-        raise TrainingError(f"{record.incumbent_id}, which was compared with, is replaced: evaluate again")
     if checkpoint.model_id(record.candidate) != record.candidate_id:
         raise TrainingError(f"{record.candidate} is no longer the model that was evaluated: evaluate again")
+    # The candidate itself is there where a run died just after it had promoted it.
+    now = str(promoted_folder(folder) or BUNDLED)
+    if digest(now) != digest(record.candidate) and checkpoint.model_id(now) != record.incumbent_id:
+        raise TrainingError(f"{record.incumbent_id}, which was compared with, is replaced: evaluate again")
     published = publish(Path(record.candidate), folder, dataclasses.asdict(record))
     promote(published)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.candidate_id),
         metadata={
             "model": dg.MetadataValue.path(str(published)),
-            "before": str(before or BUNDLED),
+            "before": record.incumbent,
             **comparison_metadata(record),
         },
     )

@@ -130,6 +130,7 @@ class TrainConfig:
         cache: of decoded inputs.
         stages: one after the other.
         model: "tiny" for a new one of that size, or a model folder (`cpllm init` makes larger ones).
+        pixel_encoder: folder of a model whose pixel encoder a new one begins with.
         model_overrides: fields of the configuration of a new model that differ, for ablations.
         tasks: weights of the losses.
         seed: of everything random.
@@ -142,6 +143,7 @@ class TrainConfig:
     cache: Cache
     stages: tuple[Stage, ...]
     model: str = "tiny"
+    pixel_encoder: Path | None = None
     model_overrides: dict[str, Any] = field(default_factory=dict)
     tasks: Tasks = field(default_factory=Tasks)
     seed: int = 0

@@ -174,7 +174,7 @@ def gather(out: Path) -> Path:
         raise DataSetError(f"no content could be made in {out}")
     root = out.resolve()
     videos = [video for part in parts for video in read_manifest(part)]
-    relative = [replace(video, file=str(Path(video.file).relative_to(root))) for video in videos]
+    relative = [replace(video, file=str(Path(video.file).resolve().relative_to(root))) for video in videos]
     return write_manifest(relative, out / MANIFEST_NAME)
 
 

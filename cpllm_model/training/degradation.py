@@ -13,7 +13,8 @@ from pathlib import Path
 
 import ffmpeg
 import numpy as np
-from scipy import fft, ndimage
+from scipy import ndimage
+from scipy.fft import next_fast_len
 
 from cpllm_model.training import encode
 from cpllm_model.training.distortions import KINDS, MEZZANINE_CRF, Place, Recipe, Step
@@ -101,9 +102,9 @@ def _convolved(plane_THW: np.ndarray, psf: np.ndarray) -> np.ndarray:
     psf = psf / psf.sum()
     pad = [side // 2 for side in psf.shape]
     padded = np.pad(plane_THW.astype(np.float32), [(0, 0), *((side, side) for side in pad)], mode="reflect")
-    size = [fft.next_fast_len(side, real=True) for side in padded.shape[1:]]
-    spectrum = fft.rfft2(padded, size) * fft.rfft2(psf.astype(np.float32), size)
-    full = fft.irfft2(spectrum, size)
+    size = [int(next_fast_len(side, real=True) or side) for side in padded.shape[1:]]
+    spectrum = np.fft.rfft2(padded, size) * np.fft.rfft2(psf.astype(np.float32), size)
+    full = np.fft.irfft2(spectrum, size)
     row, column = (side - 1 - side // 2 + extra for side, extra in zip(psf.shape, pad, strict=True))
     return full[:, row : row + plane_THW.shape[1], column : column + plane_THW.shape[2]]
 

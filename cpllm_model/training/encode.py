@@ -78,11 +78,6 @@ def encoder_options(codec: str, crf: float) -> dict[str, Any]:
     return {"pix_fmt": "yuv420p", "threads": 1, **CODECS[codec], **quality}
 
 
-def raw_input(path: Path, width_px: int, height_px: int, fps: float) -> Any:
-    """Give the ffmpeg input of a file of raw yuv420p frames."""
-    return ffmpeg.input(str(path), format="rawvideo", pix_fmt="yuv420p", s=f"{width_px}x{height_px}", r=fps)
-
-
 def pipe_input(width_px: int, height_px: int, fps: float) -> Any:
     """Give the ffmpeg input of raw yuv420p frames that are fed through its standard input."""
     return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{width_px}x{height_px}", r=fps)
@@ -92,16 +87,6 @@ def encode_planes(planes_TJW: np.ndarray, path: Path, fps: float, codec: str, cr
     """Encode uint8 (T, J, W) planar yuv420p frames of limited range; see `write_video`."""
     source = pipe_input(planes_TJW.shape[2], planes_TJW.shape[1] * 2 // 3, fps)
     _run(source.output(str(path), **(encoder_options(codec, crf) | COLOUR | options)), planes_TJW)
-    return path
-
-
-def encode(source: Any, path: Path, codec: str, crf: int, **options: Any) -> Path:
-    """Encode an ffmpeg stream (an input with its filters) to a file.
-
-    Raises:
-        EncodeError: ffmpeg failed.
-    """
-    _run(source.output(str(path), **(encoder_options(codec, crf) | COLOUR | options)))
     return path
 
 

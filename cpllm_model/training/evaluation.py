@@ -18,7 +18,7 @@ from cpllm_model.errors import DataSetError, VideoError
 from cpllm_model.metrics import Bootstrap
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.training.evaluation_answers import LEAST_GAP, PAIRS, DataSetAnswers, answer, write_tables
-from cpllm_model.training.evaluation_metrics import figures_of
+from cpllm_model.training.evaluation_metrics import FITTED_RESAMPLES, figures_of
 from cpllm_model.training.evaluation_report import write_matrix, write_report
 from cpllm_model.training.manifest import SPLITS, LabelledVideo, read_manifest
 
@@ -59,7 +59,12 @@ def evaluate(
     result: dict[str, Any] = {
         "model_id": predictor.model_id,
         "split": split,
-        "bootstrap": {"unit": "content", "kind": "percentile", **asdict(bootstrap)},
+        "bootstrap": {
+            "unit": "content",
+            "kind": "percentile",
+            **asdict(bootstrap),
+            "most_resamples_after_logistic": FITTED_RESAMPLES,
+        },
         "pairs_asked": {"within contents": PAIRS, "across contents": PAIRS, "least label gap": LEAST_GAP},
         "data_sets": {
             name: _summary(one) | figures_of(one.answers, one.pairs, bootstrap) for name, one in found.items()

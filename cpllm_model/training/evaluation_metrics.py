@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from cpllm_model.metrics import Bootstrap, auc, correlations, pearson, share
+from cpllm_model.metrics import Bootstrap, auc, correlations, fitted_agreement, pearson, share
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
 from cpllm_model.training.descriptions import NAMED_FROM, mentions
 from cpllm_model.training.evaluation_answers import LEAST_GAP, Answer, ComparedPair
@@ -32,6 +33,8 @@ CONFIDENCE_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.01)
 #: Multiples of the stated uncertainty within which the label should lie.
 COVERAGE_STDS = (0.5, 1.0, 1.5, 2.0, 3.0)
 STD_BINS = 5
+#: Resamples at most of figures after the logistic, whose fit is slow where scores say little.
+FITTED_RESAMPLES = 200
 #: Share of rungs in order from which a rate step counts as told apart.
 TOLD_APART = 0.9
 #: A bin of fewer pairs decides nothing about the smallest rate step.
@@ -78,7 +81,12 @@ def score_figures(rated: Sequence[Answer], bootstrap: Bootstrap) -> dict[str, An
             "bias": float(np.mean(score - mos)),
         }
 
-    return {"videos": len(rated)} | bootstrap.estimate(figures, contents(rated))
+    def fitted(counts_N: np.ndarray) -> dict[str, float]:
+        return fitted_agreement(np.repeat(score_N, counts_N), np.repeat(mos_N, counts_N))
+
+    fewer = replace(bootstrap, resamples=min(bootstrap.resamples, FITTED_RESAMPLES))
+    content = contents(rated)
+    return {"videos": len(rated), **bootstrap.estimate(figures, content), **fewer.estimate(fitted, content)}
 
 
 def same_content_figures(rated: Sequence[Answer], bootstrap: Bootstrap) -> dict[str, Any]:

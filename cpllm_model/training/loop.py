@@ -8,7 +8,6 @@ curve. The log has one JSON line a step; TensorBoard reads the run's folder.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -19,27 +18,26 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from cpllm_model.config import CPLLMConfig
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
-from cpllm_model.metrics import agreement
 from cpllm_model.modeling import CPLLMForVideoQuality
 from cpllm_model.processing import CPLLMProcessor, train_tokenizer
 from cpllm_model.scale import DISTORTIONS
 from cpllm_model.training.calibration import naming_thresholds
 from cpllm_model.training.clips import CacheSettings, Clip, ClipDataset, ContentBatches, Draw, cached, segment_count
 from cpllm_model.training.config import Data, Stage, TrainConfig
+from cpllm_model.training.engine import JsonLog, MovingAverage, StageTrainer, Validation
 from cpllm_model.training.manifest import read_manifest
-from cpllm_model.training.objectives import PART_MODULES, Batch, Collator, Objective, PixelProbe, TaskObjective
+from cpllm_model.training.objectives import Collator, PixelProbe, TaskObjective
+from cpllm_model.training.validation import figures, predict
 
 #: Clips whose statistics give the mean and spread that standardise them.
 STANDARDISING_CLIPS = 2000
 #: A statistic that never varies in the data at hand is left as it is.
 LEAST_STD = 1e-3
-_VALIDATION_BATCH = 16
 Report = Callable[[str], None]
 
 
@@ -68,7 +66,7 @@ def train(config: TrainConfig, report: Report = print) -> Path:
     cache = CacheSettings(sampling, config.cache.segments, config.cache.margin_px, config.cache.views)
     clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
     model, processor = _load(newest)
-    if newest.name == "start":
+    if newest.name == "start" and config.model == "tiny" and not config.pixel_encoder:
         _standardise(model, clips)
     for stage in config.stages:
         folder = config.out / "stages" / stage.name
@@ -162,8 +160,8 @@ class StageRun:
 
     def validate(self) -> dict[str, float]:
         """Give figures on the held-out contents, by the objective's own answers."""
-        scores, _ = predict(self.objective, self.held_out, self.cache, self.processor)
-        return figures([clip.video.mos for clip in self.held_out], [c.video.content_id for c in self.held_out], scores)
+        found = predict(self.objective, self.held_out, self.cache, self.processor)
+        return figures([clip.video for clip in self.held_out], *found)
 
     def _see_frozen(self, clips: Sequence[Clip]) -> np.ndarray:
         """Run the frozen pixel encoder over every view of every clip; float16 (clips, N, V, R, E)."""
@@ -209,7 +207,7 @@ class StageRun:
             max_grad_norm=stage.max_gradient_norm,
             bf16=stage.bf16,
             use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=stage.gradient_checkpointing,
+            activation_checkpointing=stage.gradient_checkpointing,
             save_steps=stage.save_every,
             save_total_limit=2,
             logging_steps=1,
@@ -220,183 +218,6 @@ class StageRun:
             data_seed=seed,
             ddp_find_unused_parameters=True,
         )
-
-
-class StageTrainer(Trainer):
-    """Hugging Face's Trainer over batches that are a function of their number.
-
-    Args:
-        batches: which clips each batch has.
-        dataset: of the clips.
-        workers: processes that read.
-        stage: for the parts' learning rates.
-    """
-
-    def __init__(
-        self, *, batches: ContentBatches, dataset: ClipDataset, workers: int, stage: Stage, **kwargs: Any
-    ) -> None:
-        super().__init__(train_dataset=dataset, **kwargs)
-        self.batches, self.workers, self.stage = batches, workers, stage
-        self.parts: dict[str, float] = {}
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Give the batches; after a resume, accelerate skips those already seen without reading them."""
-        loader = DataLoader(
-            self.train_dataset,  # pyright: ignore[reportArgumentType]
-            batch_sampler=self.batches,  # pyright: ignore[reportArgumentType]
-            collate_fn=self.data_collator,
-            num_workers=self.workers,
-            persistent_workers=False,
-            pin_memory=torch.cuda.is_available(),
-        )
-        return self.accelerator.prepare_data_loader(loader)
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make AdamW with a learning rate for each part; vectors (norms, biases) do not decay."""
-        objective: Any = self.model
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in objective.named_parameters():
-            if parameter.requires_grad:
-                rate = self.args.learning_rate * self.stage.rates.get(_part(name), 1.0)
-                decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((rate, decay), []).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
-        )
-        return self.optimizer
-
-    def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Give the loss of a batch.
-
-        Raises:
-            TrainingError: it is not finite; names the batch.
-        """
-        found = model(inputs)
-        loss = found.pop("loss")
-        if not torch.isfinite(loss):
-            parts = {name: float(value) for name, value in found.items()}
-            raise TrainingError(
-                f"loss {float(loss)} at step {self.state.global_step} on {inputs['video_ids']}: {parts}"
-            )
-        self.parts = {name: float(value.detach()) for name, value in found.items()}
-        return loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the parts of the loss beside it."""
-        if "loss" in logs:
-            logs |= {name: round(value, 5) for name, value in self.parts.items()}
-        super().log(logs, start_time)
-
-
-class JsonLog(TrainerCallback):
-    """Write a JSON line a step; a resumed run overwrites the steps that it repeats."""
-
-    def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget the steps after the checkpoint."""
-        if state.is_world_process_zero and self.path.exists():
-            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-            kept = [one for one in lines if one["stage"] != self.stage or one["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(one) + "\n" for one in kept))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        """Write one line."""
-        if state.is_world_process_zero and logs and "loss" in logs:
-            append(self.path, {"stage": self.stage, "step": state.global_step, **logs})
-
-
-class Validation(TrainerCallback):
-    """Measure held-out contents on the way, for learning curves."""
-
-    def __init__(self, validate: Callable[[], dict[str, float]], stage: Stage, log: Path) -> None:
-        self.validate, self.stage, self.log = validate, stage, log
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the figures as a line of the log."""
-        every = self.stage.validate_every
-        due = every and state.global_step % every == 0
-        if state.is_world_process_zero and (due or state.global_step == state.max_steps):
-            append(self.log, {"stage": self.stage.name, "step": state.global_step, "validation": self.validate()})
-
-
-class MovingAverage(TrainerCallback):
-    """Keep an exponential moving average of what learns, and put it into the model at the end."""
-
-    def __init__(self, objective: Objective, decay: float) -> None:
-        self.objective = objective
-        self.average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint's average."""
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "average.pt"
-        if path.exists():
-            self.average.load_state_dict(torch.load(path, weights_only=True))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the weights in."""
-        self.average.update_parameters(self.objective)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save the average beside the weights."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            torch.save(self.average.state_dict(), folder / "average.pt")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Replace the weights."""
-        self.objective.load_state_dict(self.average.module.state_dict(), strict=False)
-
-
-@torch.inference_mode()
-def predict(
-    objective: PixelProbe | TaskObjective, clips: Sequence[Clip], cache: CacheSettings, processor: CPLLMProcessor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Answer for clips as at inference: all segments, fragments where inference cuts them.
-
-    Returns:
-        scores float64 (clips,), and the probability of each distortion, float64 (clips, distortions).
-    """
-    was_training = objective.training
-    objective.eval()
-    device = next(objective.parameters()).device
-    collate = Collator(clips, processor)
-    grid = cache.sampling.fragment_grid
-    scores, found = np.zeros(len(clips)), np.zeros((len(clips), len(DISTORTIONS)))
-    by_length: dict[int, list[int]] = {}
-    for index, clip in enumerate(clips):
-        by_length.setdefault(segment_count(clip), []).append(index)
-    dataset = ClipDataset(clips, cache, pixels=True)
-    for count, indices in by_length.items():
-        for chosen in _chunks(indices, _VALIDATION_BATCH):
-            draws = [Draw(i, tuple(range(count)), (0,) * count, None, grid) for i in chosen]
-            batch = collate([dataset[draw] for draw in draws])
-            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                scores[chosen] = objective.scores(batch).double().cpu().numpy()
-                found[chosen] = objective.distortions(batch).double().cpu().numpy()
-    objective.train(was_training)
-    return scores, found
-
-
-def figures(mos: Sequence[float | None], contents: Sequence[str], scores: np.ndarray) -> dict[str, float]:
-    """Give SRCC and PLCC over all rated clips, and the share of pairs of one content in the right order."""
-    rated = np.array([value is not None for value in mos])
-    if rated.sum() < 2:
-        return {}
-    known = np.array([value for value in mos if value is not None])
-    names, scores = np.array(contents)[rated], scores[rated]
-    found = agreement(scores, known)
-    better = (names[:, None] == names[None]) & (known[:, None] > known[None] + 0.05)
-    pairs = float((scores[:, None] > scores[None])[better].mean()) if better.any() else float("nan")
-    return {"srcc": round(found.srcc, 4), "plcc": round(found.plcc, 4), "same_content_pairs": round(pairs, 4)}
-
-
-def append(path: Path, line: dict) -> None:
-    """Write a line of a JSON log."""
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def _claim(config: TrainConfig) -> None:
@@ -427,6 +248,9 @@ def _start(config: TrainConfig) -> Path:
     slots = model_config.sampling_settings.context_frames * model_config.context_tokens
     pixel_input = "yuv" if model_config.pixel_config.model_type == "cpllm_pixel" else "rgb"
     processor = CPLLMProcessor(tokenizer, slots, model_config.pixel_tokens, pixel_input)
+    if config.pixel_encoder:
+        trained, _ = _load(config.pixel_encoder)
+        model.pixel_encoder.load_state_dict(trained.pixel_encoder.state_dict())
     _save(model, processor, start)
     return start
 
@@ -531,11 +355,6 @@ def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path) 
     unfinished.replace(folder)
 
 
-def _part(name: str) -> Any:
-    module = name.split(".")[1] if name.startswith("model.") else ""
-    return next((part for part, modules in PART_MODULES.items() if module in modules), None)
-
-
 def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -550,10 +369,6 @@ def _device() -> torch.device:
 
 def _first(read: Sequence[Any]) -> Any:
     return read[0]
-
-
-def _chunks(values: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 if __name__ == "__main__":

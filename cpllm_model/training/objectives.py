@@ -78,7 +78,9 @@ class Collator:
         """Give (place in the batch, question, answer) of what is written of a clip."""
         video = self.clips[draw.clip].video
         segments, processor, found = len(draw.segments), self.processor, []
-        if video.description is not None and video.mos is not None and video.severities is not None:
+        # Sentences are the longest sequences and the first thing to be learned: those of every other clip are enough.
+        due = (draw.seed or 0) % 2 == 0
+        if due and video.description is not None and video.mos is not None and video.severities is not None:
             words = {name: severity_word(max(1.0, video.severities[name])) for name in named(video.severities)}
             found.append((processor.describe_ids(segments, level_of(video.mos), words), video.description))
         if video.dialogue:
@@ -88,7 +90,7 @@ class Collator:
 
 
 def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
-    """Pair each clip with one of its content and one of another, in random order; int64 (Q, 2).
+    """Pair each clip with one of its content or one of another, in random order; int64 (Q, 2).
 
     Only clips of one data set are paired: the scales of two say nothing of each other.
     """
@@ -98,10 +100,12 @@ def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
     pairs = []
     for index in np.flatnonzero(rated):
         peers = rated & (dataset == dataset[index]) & (np.arange(len(rated)) != index)
-        for others in (peers & (content == content[index]), peers & (content != content[index])):
-            if others.any():
-                pair = [index, int(rng.choice(np.flatnonzero(others)))]
-                pairs.append(pair if rng.random() < 0.5 else pair[::-1])
+        same = content == content[index]
+        within_or_across = [others for others in (peers & same, peers & ~same) if others.any()]
+        if within_or_across:
+            others = within_or_across[rng.integers(len(within_or_across))]
+            pair = [int(index), int(rng.choice(np.flatnonzero(others)))]
+            pairs.append(pair if rng.random() < 0.5 else pair[::-1])
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
@@ -135,9 +139,11 @@ class PixelProbe(Objective):
         self.model, self.processor = model, processor
         self.model.requires_grad_(False)
         self.model.pixel_encoder.requires_grad_(True)
-        self.tokens = model.config.pixel_config.fragment_tokens
+        # Of this project's encoder, the statistics' token is no peer of the fragments' and is not averaged with them.
+        self.statistics = bool(getattr(model.config.pixel_config, "statistics", False))
+        self.learned = not self.statistics or model.config.pixel_config.fragment_tokens > 0
         width = model.pixel_encoder.config.hidden_size
-        inputs = width * (1 + model.config.pixel_config.statistics)
+        inputs = width * (self.learned + self.statistics)
         answers = nn.Linear(width, 1 + 2 * len(DISTORTIONS))
         nn.init.normal_(answers.weight, std=0.02)
         self.head = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), answers)
@@ -168,11 +174,12 @@ class PixelProbe(Objective):
 
     def _predicted(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         clips, segments = batch["bursts"].shape[:2]
-        hidden = self.model.see_pixels(batch["bursts"].flatten(0, 1).float(), batch["statistics"].flatten(0, 1))
-        pooled = hidden[:, : self.tokens].mean(1)
-        if self.model.config.pixel_config.statistics:
-            pooled = torch.cat([pooled, hidden[:, self.tokens]], 1)
-        found = self.head(pooled.unflatten(0, (clips, segments)).mean(1)).float()
+        bursts = self.processor.pixel_values(batch["bursts"].flatten(0, 1))
+        hidden = self.model.see_pixels(bursts, batch["statistics"].flatten(0, 1))
+        pooled = [hidden[:, : hidden.shape[1] - self.statistics].mean(1)] if self.learned else []
+        if self.statistics:
+            pooled.append(hidden[:, -1])
+        found = self.head(torch.cat(pooled, 1).unflatten(0, (clips, segments)).mean(1)).float()
         score, severity, presence = found.split([1, len(DISTORTIONS), len(DISTORTIONS)], 1)
         return score[:, 0] + 3, severity, presence
 

@@ -68,7 +68,7 @@ def changed(folder: Path, to: Path) -> Path:
 def test_a_published_model_is_whole_and_not_yet_promoted(models: Path, candidate: Path) -> None:
     published = publish(candidate, models, {"why": "better"})
     assert published == models / checkpoint.model_id(str(candidate))
-    assert promotion.digest(published) == promotion.digest(candidate)
+    assert promotion.digest(str(published)) == promotion.digest(str(candidate))
     expected = {path.name for path in candidate.iterdir() if path.is_file() and path.name != ".hidden"}
     assert {path.name for path in published.iterdir()} == expected | {"promotion.json"}
     assert json.loads((published / "promotion.json").read_text()) == {"why": "better"}
@@ -134,7 +134,7 @@ def test_a_promotion_that_is_killed_leaves_the_old_model_and_the_next_one_succee
     assert killed_at == "replace" or not (models / checkpoint.model_id(str(new))).exists()
 
     promote(publish(new, models, {}))
-    assert promotion.digest(models / PROMOTED) == promotion.digest(new)
+    assert promotion.digest(str(models / PROMOTED)) == promotion.digest(str(new))
     assert not [path for path in models.iterdir() if path.name.startswith(".")]
 
 

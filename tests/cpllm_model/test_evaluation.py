@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def made_up(
     return Answer(video, rating, Description(text, distortions))
 
 
-def predicted(predict: Callable[[np.ndarray], np.ndarray]) -> list[Answer]:
+def predicted(predict: Callable[..., np.ndarray]) -> list[Answer]:
     """Give 30 contents of 4 versions with the scores that `predict` makes of their labels."""
     mos = np.random.default_rng(3).uniform(1, 5, 120)
     return [
@@ -89,7 +90,7 @@ def compared(a: Answer, b: Answer, probability: float, bias: float = 0.0) -> Com
     [(lambda mos: mos, 1.0, 1.0), (lambda mos: 6 - mos, -1.0, 0.0), (lambda mos: np.full(len(mos), 3.0), np.nan, 0.5)],
     ids=["perfect", "reversed", "constant"],
 )
-def test_perfect_reversed_and_constant_scores(predict: Callable, srcc: float, right: float) -> None:
+def test_perfect_reversed_and_constant_scores(predict: Callable[..., np.ndarray], srcc: float, right: float) -> None:
     rated = predicted(predict)
     found = score_figures(rated, QUICK)
     for name in ("srcc", "krcc", "plcc"):
@@ -103,7 +104,8 @@ def test_perfect_reversed_and_constant_scores(predict: Callable, srcc: float, ri
 
 def test_random_scores_are_told_from_nothing() -> None:
     rated = predicted(lambda mos: np.random.default_rng(1).uniform(1, 5, len(mos)))
-    assert score_figures(rated, QUICK)["srcc"].low < 0 < score_figures(rated, QUICK)["srcc"].high
+    srcc = score_figures(rated, Bootstrap(resamples=25))["srcc"]
+    assert srcc.low < 0 < srcc.high
     right = same_content_figures(rated, QUICK)["right"]
     assert right.low < 0.5 < right.high
 
@@ -278,9 +280,10 @@ def test_hostile_names_and_single_answers_make_a_page(tmp_path: Path) -> None:
         },
     }
     written = write_report(result, sets, tmp_path)
-    write_matrix([written], [HOSTILE], tmp_path)
-    page = (tmp_path / "index.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
+    (tmp_path / "all").mkdir()
+    write_matrix([written, written], [HOSTILE, "b"], tmp_path / "all")
+    for page in ((tmp_path / "index.html").read_text(), (tmp_path / "all" / "index.html").read_text()):
+        assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
     assert len(list(tmp_path.glob("1_*.png"))) == 6
     assert written["data_sets"]["none"]["failed"] == {"corrupt_video": 1}
 
@@ -296,34 +299,23 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, list
             clip = write_video(frames, folder / f"{seed}-{crf}.mp4", crf=crf)
             severities = dict.fromkeys(DISTORTIONS, 0.0) | {"compression": 2.0 * rung}
             recipe = json.dumps([{"kind": "x264", "severity": rung, "seed": 0}])
-            videos.append(
-                LabelledVideo(
-                    clip.stem,
-                    str(seed),
-                    "scenes",
-                    "test",
-                    clip.name,
-                    4.8 - 1.2 * rung,
-                    severities,
-                    None,
-                    recipe,
-                    "x264",
-                    rung,
-                )  # fmt: skip
-            )
+            known = LabelledVideo(clip.stem, str(seed), "scenes", "test", clip.name, 4.8 - 1.2 * rung, severities)
+            videos.append(replace(known, recipe=recipe, ladder="x264", ladder_rung=rung))
             rated.append(LabelledVideo(clip.stem, clip.stem, HOSTILE, "test", clip.name, 4.5 - rung + seed % 2 / 4))
     (folder / "broken.mp4").write_text("no video")
     videos.append(LabelledVideo("broken", "broken", "scenes", "test", "broken.mp4", 3.0))
     videos.append(LabelledVideo("gone", "gone", "scenes", "test", "gone.mp4", 3.0))
     data = [write_manifest(videos, folder / "manifest.parquet").parent, write_manifest(rated, folder / "rated.parquet")]
     lines: list[str] = []
-    out = tmp_path_factory.mktemp("evaluation") / "report"
+    out = tmp_path_factory.mktemp("evaluation") / "reports"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation_answers, "PAIRS", 4)
         patch.setattr(evaluation, "PAIRS", 4)
-        result = evaluation.evaluate("tiny", data, out, report=lines.append, bootstrap=QUICK)
+        results = evaluation.evaluate_models(["tiny"], data, out, report=lines.append, bootstrap=QUICK)
     assert "scenes: 8/8 videos" in lines
-    return result, out, data
+    assert 'href="1-tiny/index.html"' in (out / "index.html").read_text()
+    assert json.loads((out / "evaluations.json").read_text()) == results
+    return results[0], out / "1-tiny", data
 
 
 def test_every_video_is_a_row_and_failures_are_counted(real_run: tuple[dict, Path, list[Path]]) -> None:

@@ -13,7 +13,7 @@ from cpllm_model.errors import CheckpointError
 from cpllm_model.modeling import CPLLMForVideoQuality
 from cpllm_model.pixel_encoder import CPLLMPixelEncoder
 from cpllm_model.processing import SLOT, CPLLMProcessor, train_tokenizer, yuv_to_rgb
-from cpllm_model.scale import LEVELS
+from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def inputs(processor, segments, seed=0):
     rng = np.random.default_rng(seed)
     return processor(
         rng.integers(0, 256, (segments, 2, 3, 112, 112), np.uint8),
-        rng.integers(16, 236, (segments, 4, 3, 288, 288), np.uint8),
+        rng.integers(16, 236, (segments, 8, 3, 288, 288), np.uint8),
     )
 
 
@@ -39,7 +39,7 @@ def inputs(processor, segments, seed=0):
 def test_a_segment_becomes_the_configured_number_of_tokens(model, processor):
     tokens_NLD = model.encode_segments(**inputs(processor, 3))
     assert tokens_NLD.shape == (3, model.config.tokens_per_segment, model.language_model.config.hidden_size)
-    assert processor.score_ids(3).count(SLOT) == 3 * model.config.tokens_per_segment
+    assert processor.rating_ids(3)[0].count(SLOT) == 3 * model.config.tokens_per_segment
     assert torch.isfinite(tokens_NLD).all()
 
 
@@ -51,32 +51,54 @@ def test_segments_do_not_see_each_other(model, processor):
 
 
 @torch.inference_mode()
-def test_answers_are_distributions_and_do_not_depend_on_padding(model, processor):
+def test_answers_do_not_depend_on_padding(model, processor):
     tokens = model.encode_segments(**inputs(processor, 3)).flatten(0, 1)
-    first, both = processor.score_ids(1), [processor.score_ids(1), processor.score_ids(2)]
-    found = model.answer_probabilities(both, tokens, processor.level_ids)
-    assert found.shape == (2, len(LEVELS))
-    torch.testing.assert_close(found.sum(1), torch.ones(2))
-    alone = model.answer_probabilities([first], tokens[: model.config.tokens_per_segment], processor.level_ids)
-    torch.testing.assert_close(found[:1], alone)
+    asked = [processor.rating_ids(1), processor.rating_ids(2)]
+    answers = [processor.level_ids] + [processor.severity_ids] * len(DISTORTIONS)
+    found = model.answer_logits([ids for ids, _ in asked], tokens, [places for _, places in asked], answers)
+    assert [one.shape for one in found] == [(2, len(LEVELS))] + [(2, len(SEVERITIES))] * len(DISTORTIONS)
+    alone = model.answer_logits([asked[0][0]], tokens[: model.config.tokens_per_segment], [asked[0][1]], answers)
+    for both, one in zip(found, alone, strict=True):
+        torch.testing.assert_close(both[:1], one)
+
+
+@torch.inference_mode()
+def test_no_answer_depends_on_a_question_after_it(model, processor):
+    tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
+    ids, places = processor.rating_ids(1)
+    whole = model.answer_logits([ids], tokens, [places[:1]], [processor.level_ids])[0]
+    cut = model.answer_logits([ids[: places[0] + 1]], tokens, [places[:1]], [processor.level_ids])[0]
+    torch.testing.assert_close(whole, cut)
 
 
 @torch.inference_mode()
 def test_the_whole_and_the_short_way_to_an_answer_agree(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    ids = torch.tensor([processor.score_ids(1)])
-    whole = model(ids, tokens, torch.ones_like(ids)).logits[0, -1, processor.level_ids]
-    torch.testing.assert_close(model.answer_logits(ids.tolist(), tokens, processor.level_ids)[0], whole)
+    sequence, places = processor.rating_ids(1)
+    ids = torch.tensor([sequence])
+    whole = model(ids, tokens, torch.ones_like(ids)).logits[0, places[0], processor.level_ids]
+    short = model.answer_logits([sequence], tokens, [places[:1]], [processor.level_ids])[0][0]
+    torch.testing.assert_close(short, whole)
 
 
 def test_a_wrong_number_of_visual_tokens_fails_loudly(model, processor):
-    with pytest.raises(ValueError, match="10 visual tokens for 11 slots"):
-        model.answer_logits([processor.score_ids(1)], torch.zeros(10, 160), processor.level_ids)
+    sequence, places = processor.rating_ids(1)
+    with pytest.raises(ValueError, match="10 visual tokens for 12 slots"):
+        model.answer_logits([sequence], torch.zeros(10, 160), [places[:1]], [processor.level_ids])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("stream", ["context_tokens", "pixel_tokens"])
+def test_a_stream_may_be_left_out(stream, processor):
+    config = CPLLMConfig.tiny(vocab_size=len(processor.tokenizer))
+    setattr(config, stream, 0)
+    tokens = CPLLMForVideoQuality(config).eval().encode_segments(**inputs(processor, 2))
+    assert tokens.shape[:2] == (2, config.tokens_per_segment) and config.tokens_per_segment in (4, 8)
 
 
 def test_every_part_learns(model, processor):
     tokens = model.encode_segments(**inputs(processor, 2)).flatten(0, 1)
-    ids = torch.tensor([processor.describe_ids(2) + processor.text_ids("The picture quality is good.")])
+    ids = torch.tensor([processor.describe_ids(2, "good", {"blur": "slight"}) + processor.text_ids("The picture quality is good.")])
     model(ids, tokens, torch.ones_like(ids), ids.clamp(min=0)).loss.backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     model.zero_grad()
@@ -100,10 +122,10 @@ def test_saving_and_loading_keeps_every_bit(model, processor, tmp_path):
 @torch.inference_mode()
 def test_greedy_text_is_the_same_every_time(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    texts = [model.write(processor.describe_ids(1), tokens, processor.eos_id, []) for _ in range(2)]
+    texts = [model.write(processor.describe_ids(1, "good", {}), tokens, processor.eos_id, []) for _ in range(2)]
     assert texts[0] == texts[1] and 0 < len(texts[0]) <= model.config.max_description_tokens
     forbidden = [texts[0][0]]
-    assert texts[0][0] not in model.write(processor.describe_ids(1), tokens, processor.eos_id, forbidden)
+    assert texts[0][0] not in model.write(processor.describe_ids(1, "good", {}), tokens, processor.eos_id, forbidden)
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
@@ -126,12 +148,12 @@ def test_tiny_is_a_few_million_parameters(model):
 @torch.inference_mode()
 def test_pixel_encoder_keeps_fragments_apart():
     encoder = CPLLMPixelEncoder(CPLLMPixelConfig()).eval()
-    bursts = torch.from_numpy(np.random.default_rng(0).integers(16, 236, (1, 4, 3, 192, 288))).float()
+    bursts = torch.from_numpy(np.random.default_rng(0).integers(16, 236, (1, 8, 3, 288, 288))).float()
     before = encoder(bursts).last_hidden_state
-    assert before.shape == (1, 6, encoder.config.hidden_size)
-    bursts[..., :96, 96:192] = 128  # the second fragment
+    assert before.shape == (1, encoder.config.tokens, encoder.config.hidden_size)
+    bursts[..., :96, 96:192] = 128  # the second fragment: its row's token, and the statistics
     changed = (encoder(bursts).last_hidden_state != before).any(-1)[0]
-    assert changed.tolist() == [False, True, False, False, False, False]
+    assert changed.tolist() == [True, False, False, True]
     with pytest.raises(ValueError, match="do not fit"):
         encoder(bursts[:, :3])
 

@@ -50,7 +50,7 @@ def test_videos_of_any_size_and_length_are_answered(predictor, samples, tokens):
         named = {word for word in LEVELS if word in description.text.split()[:12] or f"{word}." in description.text}
         assert description.text.endswith(".") and named <= {rating.level}
         assert {distortion.name for distortion in description.distortions} == set(DISTORTIONS)
-        assert all(0 <= d.probability <= 1 and 0 <= d.severity <= 4 for d in description.distortions)
+        assert all(0 <= d.probability <= 1 and 0 <= d.severity <= 5 for d in description.distortions)
 
 
 def test_answers_do_not_depend_on_batch_or_order(predictor, samples, tokens):
