@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 VIDEOS ?=
 
+# One thread a process: the networks of the tests are small, and the processes many.
+test test-all: export OMP_NUM_THREADS = 1
+
 .PHONY: demo dev test test-all check format clean
 
 .venv/installed: pyproject.toml constraints.txt

@@ -44,9 +44,9 @@ class PromotionRule:
         pairs = comparison.pair_accuracy
         if comparison.unanswered:
             return f"The candidate has no score for {comparison.unanswered} videos that the incumbent scores."
-        if comparison.srcc.low <= self.least_gain:
+        if not comparison.srcc.low > self.least_gain:  # said so that no number (NaN) is an objection, too
             return f"The gain in SRCC is not surely above {self.least_gain:.3f}: {comparison.srcc}."
-        if pairs is not None and pairs.low <= -self.largest_pair_loss:
+        if pairs is not None and not pairs.low > -self.largest_pair_loss:
             return f"Same-content pairs may lose {self.largest_pair_loss:.3f} or more: {pairs}."
         return None
 

@@ -91,7 +91,9 @@ def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
     for name, size, _ in files:
         with (folder / name).open("rb") as file:
             total.update(f"{name} {size} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"{folder.resolve().name}-{total.hexdigest()[:12]}"
+    name, digest = folder.resolve().name, total.hexdigest()[:12]
+    # A folder that was named by this function keeps its name.
+    return name if name.endswith(f"-{digest}") else f"{name}-{digest}"
 
 
 def _download(hub_id: str) -> Path:

@@ -31,6 +31,7 @@ class CPLLMPixelConfig(PreTrainedConfig):
         stage_depths: residual blocks of each stage.
         fragment_tokens: tokens that the fragments of a burst are pooled to; 0 is without convolutions.
         statistics: whether a token of computed statistics goes beside the learned ones.
+        dropout: share of statistics and of features that training leaves out at random.
     """
 
     model_type = "cpllm_pixel"
@@ -42,6 +43,7 @@ class CPLLMPixelConfig(PreTrainedConfig):
     stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
     fragment_tokens: int = 3
     statistics: bool = True
+    dropout: float = 0.2
 
     @property
     def hidden_size(self) -> int:

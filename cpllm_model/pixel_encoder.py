@@ -62,16 +62,16 @@ class CPLLMPixelEncoder(PreTrainedModel):
             layers += [ResidualBlock(next_width) for _ in range(depth)]
             width = next_width
         self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(config.dropout)
         if config.statistics:
             inputs = statistics_width(config.burst_frames)
             self.register_buffer("statistics_mean", torch.zeros(inputs))
             self.register_buffer("statistics_std", torch.ones(inputs))
             self.statistics_mlp = nn.Sequential(
-                nn.Linear(inputs, config.hidden_size),
+                nn.Dropout(config.dropout),
+                nn.Linear(inputs, config.hidden_size // 2),
                 nn.GELU(),
-                nn.Linear(config.hidden_size, config.hidden_size),
-                nn.GELU(),
-                nn.Linear(config.hidden_size, config.hidden_size),
+                nn.Linear(config.hidden_size // 2, config.hidden_size),
             )
         self.post_init()
 
@@ -105,7 +105,7 @@ class CPLLMPixelEncoder(PreTrainedModel):
         channels = self._channels(planes).to(self.dtype).contiguous(memory_format=torch.channels_last)
         features = self.layers(channels)
         std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
-        tokens = torch.cat([mean, std], 1).unflatten(0, (-1, fragments)).transpose(1, 2)
+        tokens = self.dropout(torch.cat([mean, std], 1)).unflatten(0, (-1, fragments)).transpose(1, 2)
         return nn.functional.adaptive_avg_pool1d(tokens, self.config.fragment_tokens).transpose(1, 2)
 
     def _fragments(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -5,7 +5,8 @@ combs in the histogram (banding), and what changes from frame to frame. Each is 
 fragments of a burst their mean and spread are kept. In: YUV codes. Out: one vector a burst, each number about -5..5
 once it is standardised. Knows nothing of what is learned from them.
 
-Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side, S statistics of a fragment.
+Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side. Where a function serves both, N
+counts fragments of one burst.
 """
 
 from __future__ import annotations
@@ -44,32 +45,35 @@ def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int) -> torch.Tensor
     Returns:
         float32 (K, `statistics_width(B)`).
     """
-    planes = planes_NB3PP.float()
-    luma_NBPP = planes[:, :, 0]
-    first, last = luma_NBPP[:, 0], luma_NBPP[:, -1]
+    # Burst by burst: its planes stay in the processor's caches, and no burst's numbers depend on another.
+    return torch.stack([_burst(planes) for planes in planes_NB3PP.float().split(fragments)])
+
+
+def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:
+    """Give the statistics of one burst."""
+    luma_FBPP = planes_FB3PP[:, :, 0]
+    first, last, step = luma_FBPP[:, 0], luma_FBPP[:, -1], luma_FBPP[:, 1] - luma_FBPP[:, 0]
     histogram = _histogram(first)
     each = torch.cat(
         [
             _tone(histogram),
-            _colour(planes[:, 0, 1:]),
+            _colour(planes_FB3PP[:, 0, 1:]),
             _gradients(first),
             _spectrum(first, axes=True),
-            _spectrum(luma_NBPP[:, 1] - first, axes=False),
+            _spectrum(step, axes=False),
             *(_block_grid(frame) for frame in (first, last)),
             *(_flatness(frame) for frame in (first, last)),
-            *(_local_contrast(frame) for frame in (first, luma_NBPP[:, 1] - first)),
+            *(_local_contrast(frame) for frame in (first, step)),
             _mscn(first),
             _mscn(functional.avg_pool2d(first, 2)),
-            _changes(luma_NBPP),
+            _changes(luma_FBPP),
         ],
         1,
     )
-    by_burst = each.unflatten(0, (-1, fragments))
-    std, mean = torch.std_mean(by_burst, 1, correction=0)
-    whole = histogram.unflatten(0, (-1, fragments)).mean(1)
-    chroma = [_histogram(plane).unflatten(0, (-1, fragments)).mean(1) for plane in planes[:, 0, 1:].unbind(1)]
-    combs = [_comb(one) for one in (whole, *chroma)]
-    return torch.cat([mean, std, *combs, _rhythm(luma_NBPP, fragments)], 1)
+    std, mean = torch.std_mean(each, 0, correction=0)
+    histograms = [histogram, *(_histogram(plane) for plane in planes_FB3PP[:, 0, 1:].unbind(1))]
+    combs = _comb(torch.stack([one.mean(0) for one in histograms]))
+    return torch.cat([mean, std, combs.flatten(), _rhythm(luma_FBPP)])
 
 
 @functools.cache
@@ -222,12 +226,10 @@ def _comb(histogram: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _rhythm(luma_NBPP: torch.Tensor, fragments: int) -> torch.Tensor:
-    """Tell which frames of a burst repeat the one before, over all its fragments (K, ...)."""
-    changed = ((luma_NBPP[:, 1:] - luma_NBPP[:, :-1]).abs() > 1).float().mean((2, 3))
-    changed = changed.unflatten(0, (-1, fragments)).mean(1)
+def _rhythm(luma_FBPP: torch.Tensor) -> torch.Tensor:
+    """Tell which frames of a burst repeat the one before, over all its fragments."""
+    changed = ((luma_FBPP[:, 1:] - luma_FBPP[:, :-1]).abs() > 1).float().mean((0, 2, 3))
     repeated = (changed < REPEATED_SHARE).float()
-    top = changed.amax(1, True) + 1e-3
-    switches = (repeated[:, 1:] - repeated[:, :-1]).abs().sum(1, True)
-    relative = torch.log((changed + 1e-3) / top) / math.log(10)
-    return torch.cat([repeated, repeated.sum(1, True), switches, relative, relative.amin(1, True)], 1)
+    switches = repeated.diff().abs().sum()
+    relative = torch.log((changed + 1e-3) / (changed.amax() + 1e-3)) / math.log(10)
+    return torch.cat([repeated, torch.stack([repeated.sum(), switches]), relative, relative.amin(0, True)])

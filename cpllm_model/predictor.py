@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -134,11 +134,17 @@ class QualityPredictor:
         folder = checkpoint.resolve(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            loaded: Any = CPLLMForVideoQuality.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
             processor = CPLLMProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
-        model.to(torch.device(device))  # pyright: ignore[reportArgumentType] (transformers wraps nn.Module.to)
+        model, loading = loaded
+        # What a file lacks would be drawn at random, and answer.
+        if missing := sorted(loading["missing_keys"]):
+            raise CheckpointError(f"{folder} is of another architecture: {len(missing)} weights lack, as {missing[0]}")
+        model.to(torch.device(device))
         return cls(model, processor, checkpoint.model_id(name_or_path))
 
     @torch.inference_mode()

@@ -209,7 +209,9 @@ class Draw:
         views: the view of each, for statistics and frozen encoders.
         seed: of where fragments are cut; None cuts each view where its statistics were computed.
         fragments: fragments a side.
-        mirrored: whether the picture is mirrored.
+        turn: how bursts are laid, 0-7: bit 0 mirrors them (and key frames), bit 1 turns them upside down, bit 2 swaps
+            rows and columns. No distortion cares, and the pixel encoder cannot learn contents by heart.
+        hue: how their chroma is changed, 0-7, to the same end: bit 0 swaps U and V, bits 1 and 2 mirror them.
     """
 
     clip: int
@@ -217,7 +219,8 @@ class Draw:
     views: tuple[int, ...]
     seed: int | None
     fragments: int
-    mirrored: bool = False
+    turn: int = 0
+    hue: int = 0
 
 
 def read(clip: Clip, draw: Draw, settings: CacheSettings, *, pixels: bool = True) -> dict[str, np.ndarray]:
@@ -231,7 +234,7 @@ def read(clip: Clip, draw: Draw, settings: CacheSettings, *, pixels: bool = True
     with safe_open(clip.path, "numpy") as file:
         statistics = file.get_tensor("statistics")[segments, list(draw.views)]
         context = file.get_tensor("context")[segments]
-        if draw.mirrored:
+        if draw.turn & 1:
             context = np.ascontiguousarray(context[..., ::-1])
         found = {"context": context, "statistics": statistics}
         if pixels:
@@ -276,7 +279,19 @@ def _mosaic(
         small = chroma[segment, int(cell)][..., y // 2 : (y + px) // 2, x // 2 : (x + px) // 2]
         mosaic[:, 1:, i, :, j] = small.repeat(2, -1).repeat(2, -2)
     mosaic = mosaic.reshape(settings.sampling.burst_frames, 3, side * px, side * px)
-    return np.ascontiguousarray(mosaic[..., ::-1]) if draw.mirrored else mosaic
+    return _turned(mosaic, draw.turn, draw.hue)
+
+
+def _turned(mosaic_T3MM: np.ndarray, turn: int, hue: int) -> np.ndarray:
+    """Lay a burst another way, in other colours; see Draw."""
+    mosaic = mosaic_T3MM[..., ::-1] if turn & 1 else mosaic_T3MM
+    mosaic = mosaic[..., ::-1, :] if turn & 2 else mosaic
+    mosaic = mosaic.swapaxes(-1, -2) if turn & 4 else mosaic
+    mosaic = np.ascontiguousarray(mosaic[:, [0, 2, 1]] if hue & 1 else mosaic)
+    for plane, bit in ((1, 2), (2, 4)):
+        if hue & bit:
+            mosaic[:, plane] = 256 - np.maximum(mosaic[:, plane].astype(np.int16), 1)
+    return mosaic
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -364,5 +379,5 @@ class ContentBatches:
             rng.permutation(np.resize(np.arange(self.lengths[clip]), max(shown, self.lengths[clip])))[:shown]
         )
         views = rng.integers(self.views, size=shown)
-        seed, mirrored = int(rng.integers(2**31)), bool(rng.random() < 0.5)
-        return Draw(clip, tuple(segments.tolist()), tuple(views.tolist()), seed, self.fragments, mirrored)
+        seed, turn, hue = (int(rng.integers(count)) for count in (2**31, 8, 8))
+        return Draw(clip, tuple(segments.tolist()), tuple(views.tolist()), seed, self.fragments, turn, hue)

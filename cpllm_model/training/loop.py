@@ -62,16 +62,18 @@ def train(config: TrainConfig, report: Report = print) -> Path:
         report(f"{model_folder} is trained already")
         return model_folder
     newest = _start(config)
-    sampling = _load(newest)[0].config.sampling_settings
+    sampling = load(newest)[0].config.sampling_settings
     cache = CacheSettings(sampling, config.cache.segments, config.cache.margin_px, config.cache.views)
     clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
-    model, processor = _load(newest)
+    if not clips:
+        raise DataSetError(f"no video to train on in {', '.join(str(data.path) for data in config.data)}")
+    model, processor = load(newest)
     if newest.name == "start" and config.model == "tiny" and not config.pixel_encoder:
         _standardise(model, clips)
     for stage in config.stages:
         folder = config.out / "stages" / stage.name
         if (folder / "model" / "config.json").exists():
-            model, processor = _load(folder / "model")
+            model, processor = load(folder / "model")
             continue
         report(f"stage {stage.name}: {stage.steps} steps")
         StageRun(config, stage, cache, model, processor, clips, held_out).run()
@@ -239,7 +241,7 @@ def _start(config: TrainConfig) -> Path:
     if config.model != "tiny":
         if not (Path(config.model) / "config.json").exists():
             raise ConfigurationError(f"model {config.model!r} is neither tiny nor a model folder")
-        _save(*_load(Path(config.model)), start)
+        _save(*load(Path(config.model)), start)
         return start
     tokenizer = _tokenizer(config)
     model_config: Any = _overridden(CPLLMConfig.tiny(vocab_size=len(tokenizer)), config.model_overrides)
@@ -249,7 +251,7 @@ def _start(config: TrainConfig) -> Path:
     pixel_input = "yuv" if model_config.pixel_config.model_type == "cpllm_pixel" else "rgb"
     processor = CPLLMProcessor(tokenizer, slots, model_config.pixel_tokens, pixel_input)
     if config.pixel_encoder:
-        trained, _ = _load(config.pixel_encoder)
+        trained, _ = load(config.pixel_encoder)
         model.pixel_encoder.load_state_dict(trained.pixel_encoder.state_dict())
     _save(model, processor, start)
     return start
@@ -266,25 +268,21 @@ def _overridden(config: CPLLMConfig, overrides: dict[str, Any]) -> CPLLMConfig:
 
 
 def _tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
-    videos = [video for data in config.data for video in read_manifest(data.path, ("train",))]
+    videos = [video for data in config.data for video in read_manifest(data.path) if video.split == "train"]
     words = [video.description for video in videos if video.description]
     words += [text for video in videos for turn in video.dialogue for text in turn]
     return train_tokenizer(words)
 
 
 def _clips(config: TrainConfig, split: str, cache: CacheSettings, report: Report) -> Iterator[Clip]:
-    """Give the cached clips of a split of every data set; a data set may have none for validation."""
+    """Give the cached clips of a split of every data set, of which some may have none."""
     for data in config.data:
-        try:
-            videos = read_manifest(data.path, (split,))
-        except DataSetError:
-            if split == "train":
-                raise
-            continue
+        videos = [video for video in read_manifest(data.path) if video.split == split]
         if config.max_contents and split == "train":
             kept = set(list(dict.fromkeys(video.content_id for video in videos))[: config.max_contents])
             videos = [video for video in videos if video.content_id in kept]
-        yield from cached(videos, config.cache.folder, cache, config.cache.max_gib, report)
+        if videos:
+            yield from cached(videos, config.cache.folder, cache, config.cache.max_gib, report)
 
 
 def _weights(data: Iterable[Data]) -> dict[str, float]:
@@ -341,7 +339,8 @@ def _thresholds(
     return naming_thresholds(probabilities, severities)
 
 
-def _load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:
+def load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:
+    """Load a model folder of this machine's own making."""
     model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     return model, CPLLMProcessor.from_pretrained(folder, local_files_only=True)
 

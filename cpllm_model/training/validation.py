@@ -64,6 +64,8 @@ def figures(videos: Sequence[LabelledVideo], scores: np.ndarray, probabilities: 
         SRCC and PLCC over all rated videos, the share of pairs of one content in the right order (labels more than
         0.05 apart), and the mean over distortions of the AUC of their probabilities; what is not defined is NaN.
     """
+    if not videos:
+        return {}
     mos = np.array([np.nan if video.mos is None else video.mos for video in videos])
     contents = np.array([video.content_id for video in videos])
     rated = ~np.isnan(mos)

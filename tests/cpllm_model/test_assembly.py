@@ -18,10 +18,15 @@ from transformers import (
 
 from cpllm_model.assembly import assemble
 from cpllm_model.config import CPLLMConfig
-from cpllm_model.errors import CheckpointError, ConfigurationError
+from cpllm_model.errors import CheckpointError, ConfigurationError, VideoError
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.processing import train_tokenizer
 from cpllm_model.samples import VideoInfo, VideoSamples
+from cpllm_model.training.config import Cache, Data, Lora, Stage, TrainConfig
+from cpllm_model.training.encode import write_video
+from cpllm_model.training.loop import load, train
+from cpllm_model.training.manifest import LabelledVideo, write_manifest
+from cpllm_model.training.scenes import render_scene
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -97,3 +102,28 @@ def test_what_cannot_be_assembled_is_said(parts, tmp_path):
 
 def test_sizes_name_their_parts():
     assert CPLLMConfig.base().size == "base" and CPLLMConfig.large().size == "large"
+
+
+def test_an_assembled_model_trains_with_adapters_and_frozen_encoders(parts, tmp_path):
+    start = tmp_path / "start"
+    assemble(start, context=str(parts / "siglip"), pixel=str(parts / "videoprism"), text=str(parts / "qwen3"))
+    clips = [write_video(render_scene(3, 160, 96, 16), tmp_path / f"{crf}.mp4", crf=crf) for crf in (20, 44)]
+    videos = [
+        LabelledVideo(clip.stem, "scene", "rated", "train", clip.name, mos)
+        for clip, mos in zip(clips, (4.5, 2.0), strict=True)
+    ]
+    stages = (
+        Stage("align", 2, learns=("projectors",), contents=1, versions=2, warmup_steps=0),
+        Stage("tune", 2, learns=("projectors",), contents=1, versions=2, warmup_steps=0, lora=Lora(rank=2),
+              gradient_checkpointing=True, accumulate=2),
+    )  # fmt: skip
+    data = (Data(write_manifest(videos, tmp_path / "manifest.parquet")),)
+    run = TrainConfig(tmp_path / "run", data, Cache(tmp_path / "cache"), stages, model=str(start), workers=0)
+    folder = train(run, report=lambda line: None)
+    before, after = (load(path)[0].state_dict() for path in (start, folder))
+    assert before.keys() == after.keys()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"language_model", "context_projector", "pixel_projector", "markers"}
+    predictor = QualityPredictor.from_pretrained(str(folder), device="cpu")
+    (tokens,) = predictor.look(clips[:1])
+    assert not isinstance(tokens, VideoError) and 1 <= predictor.rate([tokens])[0].score <= 5

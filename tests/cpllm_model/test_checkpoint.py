@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cpllm_model import checkpoint
 from cpllm_model.errors import CheckpointError
+from cpllm_model.predictor import QualityPredictor
 
 
 @pytest.fixture
@@ -55,6 +57,19 @@ def test_what_is_not_a_model_is_said(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="safetensors"):
         checkpoint.resolve(str(folder))
+
+
+def test_a_folder_named_by_its_id_keeps_its_name(folder):
+    name = checkpoint.model_id(str(folder))
+    assert checkpoint.model_id(str(folder.rename(folder.with_name(name)))) == name
+
+
+def test_a_model_that_lacks_weights_is_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["pixel_projector.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 weights lack, as pixel_projector\.norm\.weight"):
+        QualityPredictor.from_pretrained(str(folder))
 
 
 def test_naming_a_model_imports_no_torch():

@@ -98,7 +98,8 @@ def test_a_stream_may_be_left_out(stream, processor):
 
 def test_every_part_learns(model, processor):
     tokens = model.encode_segments(**inputs(processor, 2)).flatten(0, 1)
-    ids = torch.tensor([processor.describe_ids(2, "good", {"blur": "slight"}) + processor.text_ids("The picture quality is good.")])
+    question = processor.describe_ids(2, "good", {"blur": "slight"})
+    ids = torch.tensor([question + processor.text_ids("The picture quality is good.")])
     model(ids, tokens, torch.ones_like(ids), ids.clamp(min=0)).loss.backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     model.zero_grad()

@@ -147,7 +147,7 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
              "accumulate": 2}  # fmt: skip
     config = configuration(manifest, cache_folder, tmp_path / "lora", stages=[stage])
     folder = loop.train(config, report=lambda line: None)
-    before, after = (loop._load(config.out / name)[0].state_dict() for name in ("start", "model"))
+    before, after = (loop.load(config.out / name)[0].state_dict() for name in ("start", "model"))
     assert before.keys() == after.keys() and folder == config.out / "model"
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
@@ -226,13 +226,14 @@ def test_the_first_view_is_what_inference_sees(clip):
 
 
 def test_a_draw_is_cut_the_same_again_and_another_elsewhere(clip):
-    draws = [
-        Draw(0, (1,), (1,), seed, 2, mirrored) for seed, mirrored in ((5, False), (5, False), (6, False), (5, True))
-    ]
-    first, again, other, mirrored = (read(clip, draw, SETTINGS)["bursts"] for draw in draws)
+    draws = [Draw(0, (1,), (1,), *rest) for rest in ((5, 2), (5, 2), (6, 2), (5, 2, 1), (5, 2, 4, 1))]
+    first, again, other, mirrored, swapped = (read(clip, draw, SETTINGS)["bursts"] for draw in draws)
     assert first.shape == (1, 8, 3, 192, 192)
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(first, mirrored[..., ::-1])
+    assert np.array_equal(first[:, :, [0, 2, 1]], swapped.swapaxes(-1, -2))
+    opposite = read(clip, Draw(0, (1,), (1,), 5, 2, 0, 2), SETTINGS)["bursts"].astype(int)
+    assert np.array_equal(opposite[:, :, 1] - 128, 128 - first[:, :, 1].astype(int))
 
 
 def test_batches_are_functions_of_the_seed_and_hold_whole_contents(clip):
