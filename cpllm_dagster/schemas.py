@@ -28,7 +28,7 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
 
 _text, _real, _count = pa.string(), pa.float64(), pa.int64()
 _moment = pa.timestamp("us", tz="UTC")
-_distortion = pa.struct([("name", _text), ("severity", _real), ("probability", _real)])
+_distortion = pa.struct([("name", _text), ("severity", _real), ("probability", _real), ("named", pa.bool_())])
 
 #: The columns of every table but the partition column `library`, which stands in the path.
 SCHEMAS: dict[str, pa.Schema] = {

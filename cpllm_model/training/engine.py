@@ -74,12 +74,18 @@ class StageTrainer(Trainer):
         found = model(inputs)
         loss = found.pop("loss")
         if not torch.isfinite(loss):
-            parts = {name: float(value) for name, value in found.items()}
-            raise TrainingError(
-                f"loss {float(loss)} at step {self.state.global_step} on {inputs['video_ids']}: {parts}"
-            )
+            parts = {name: float(value.detach()) for name, value in found.items()}
+            step, batch = self.state.global_step, ", ".join(inputs["video_ids"])
+            raise TrainingError(f"loss {float(loss.detach())} at step {step} on the batch {batch}: {parts}")
         self.parts = {name: float(value.detach()) for name, value in found.items()}
         return loss
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that lacks something that learns; frozen weights are in none."""
+        objective: Any = self.model
+        lacking = set(load_result.missing_keys) & objective.state_dict().keys()
+        if wrong := sorted(lacking | set(load_result.unexpected_keys)):
+            raise TrainingError(f"a checkpoint in {self.args.output_dir} does not fit: {', '.join(wrong[:3])}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parts of the loss beside it."""

@@ -124,11 +124,11 @@ class Objective(nn.Module):
         buffers = {name for name, _ in self.named_buffers()}
         return {name: value for name, value in state.items() if name in learning | buffers}
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Compute activations of every transformer again instead of keeping them."""
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Compute activations of every transformer again instead of keeping them; see PreTrainedModel."""
         for module in (self.model.context_encoder, self.model.pixel_encoder, self.model.language_model):
             if getattr(module, "supports_gradient_checkpointing", False):
-                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+                module.activation_checkpointing_enable(**kwargs)
 
 
 class PixelProbe(Objective):

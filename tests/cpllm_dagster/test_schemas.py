@@ -60,7 +60,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "etag": "e",
         "model_id": "m",
         "description": "A <b>clip</b>; DROP TABLE scores",
-        "distortions": [{"name": "blur", "severity": 2.0, "probability": 0.75}],
+        "distortions": [{"name": "blur", "severity": 2.0, "probability": 0.75, "named": True}],
     },
     "features": {
         "video_id": "a1",

@@ -147,10 +147,10 @@ def test_a_recipe_gives_the_same_clip_again(pristine, tmp_path):
 
 
 def test_vmaf_compares_across_what_it_measures_only(pristine, tmp_path):
-    recipe = Recipe((Step("underexposure", 4, 1), Step("judder", 2, 2), Step("x264", 0.2, 3)))
+    recipe = Recipe((Step("underexposure", 2, 1), Step("judder", 4, 2), Step("x264", 0.2, 3)))
     clip, reference, kept = degrade(pristine, recipe, 25, tmp_path / "clip", tmp_path)
     assert kept.steps == recipe.steps
-    assert luma(reference).mean() < luma(pristine).mean() - 15 and repeats(reference) > 0
+    assert luma(reference).mean() < luma(pristine).mean() - 10 and repeats(reference) > 0
     assert encode.vmaf(clip, reference).mean() > 85 > encode.vmaf(clip, pristine).mean()
 
 
@@ -165,7 +165,7 @@ def test_a_lost_slice_is_concealed_and_never_costs_a_frame(pristine, tmp_path):
     found = apply(pristine, Step("packet loss", 3, 7), 25, tmp_path)
     clean = apply(pristine, Step("x264", 0.5, 7), 25, tmp_path)
     assert len(found) == FRAMES
-    assert added(found[:1], pristine[:1]) < 3  # the first frame arrives whole
+    assert added(found[:1], pristine[:1]) < 1.2 * added(clean[:1], pristine[:1])  # the first frame arrives whole
     assert added(found, pristine) > added(clean, pristine)
 
 

@@ -147,7 +147,7 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
              "accumulate": 2}  # fmt: skip
     config = configuration(manifest, cache_folder, tmp_path / "lora", stages=[stage])
     folder = loop.train(config, report=lambda line: None)
-    before, after = (loop.load(config.out / name)[0].state_dict() for name in ("start", "model"))
+    before, after = (dict(loop.load(config.out / name)[0].named_parameters()) for name in ("start", "model"))
     assert before.keys() == after.keys() and folder == config.out / "model"
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
