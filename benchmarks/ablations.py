@@ -1,7 +1,7 @@
 """Print what each part of the design is worth: small trainings that differ in one thing.
 
 Pixel encoders are compared through the heads of their probe stage; context, pixels and tasks through decoders over one
-trained, frozen pixel encoder; each with equally many steps and one seed. Figures are of the corpus' test contents.
+trained, frozen pixel encoder; each with equally many steps and one seed. Figures are of test contents.
 Run: python benchmarks/ablations.py --corpus DIR --model DIR --work DIR --cache DIR
 """
 
@@ -51,12 +51,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a trained model, whose pixel encoder is taken")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--contents", type=int, default=120)
+    parser.add_argument("--contents", type=int, default=120, help="to train on")
+    parser.add_argument("--held-out", type=int, default=40, help="test contents to measure")
     parser.add_argument("--pixel-steps", type=int, default=300)
     parser.add_argument("--decoder-steps", type=int, default=250)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    videos = chosen(arguments.corpus, arguments.contents)
+    videos = first_contents(read_manifest(arguments.corpus, ("train",)), arguments.contents)
+    held_out = first_contents(read_manifest(arguments.corpus, ("test",)), arguments.held_out)
+    videos += [replace(video, split="validation") for video in held_out]
     corpus = write_manifest(videos, arguments.work / "corpus.parquet")
     pixel = Stage("pixel", arguments.pixel_steps, "probe", ("pixel_encoder",), contents=10, segments=(1,),
                   versions=4, fragments=2, learning_rate=2e-3, warmup_steps=30)  # fmt: skip
@@ -77,12 +80,10 @@ def main() -> None:
         )
 
 
-def chosen(corpus: Path, contents: int) -> list[LabelledVideo]:
-    """Give the clips of so many training contents, and those of the test contents as what is validated on."""
-    videos = read_manifest(corpus, ("train",))
+def first_contents(videos: list[LabelledVideo], contents: int) -> list[LabelledVideo]:
+    """Give the videos of so many contents."""
     kept = set(list(dict.fromkeys(video.content_id for video in videos))[:contents])
-    held_out = [replace(video, split="validation") for video in read_manifest(corpus, ("test",))]
-    return [video for video in videos if video.content_id in kept] + held_out
+    return [video for video in videos if video.content_id in kept]
 
 
 def measure(name: str, config: TrainConfig) -> None:

@@ -158,7 +158,7 @@ class CPLLMForVideoQuality(PreTrainedModel):
         at = torch.tensor(places, device=hidden.device)
         states = hidden[torch.arange(len(sequences), device=hidden.device)[:, None], at]
         # Only the rows of the allowed answers are needed of the whole output layer.
-        weight = self.get_output_embeddings().weight
+        weight: Any = self.get_output_embeddings().weight
         return [(states[:, q] @ weight[ids].T.to(states.dtype)).float() for q, ids in enumerate(answer_ids)]
 
     @torch.no_grad()

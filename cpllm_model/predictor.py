@@ -221,7 +221,9 @@ class QualityPredictor:
         comparisons = []
         for one, other in zip(a, b, strict=True):
             ahead, behind = self._first_better(one, other), self._first_better(other, one)
-            comparisons.append(Comparison((ahead + 1 - behind) / 2, abs(ahead + behind - 1), (ahead + behind - 1) / 2))
+            comparisons.append(
+                Comparison(0.5 + (ahead - behind) / 2, abs(ahead + behind - 1), (ahead + behind - 1) / 2)
+            )
         return comparisons
 
     def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:

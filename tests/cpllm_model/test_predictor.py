@@ -24,8 +24,8 @@ def predictor():
 def samples(predictor, ladders, tmp_path_factory):
     """Videos of several sizes, lengths and frame rates, decoded."""
     folder = tmp_path_factory.mktemp("mixed")
-    portrait = write_video(render_scene(9, 180, 320, 10), folder / "portrait.mp4", fps=50, crf=30)
-    short = write_video(render_scene(8, 640, 360, 5), folder / "short.webm", fps=24, codec="vp9", crf=40)
+    portrait = write_video(render_scene(9, 180, 320, 17), folder / "portrait.mp4", fps=50, crf=30)
+    short = write_video(render_scene(8, 640, 360, 9), folder / "short.webm", fps=24, codec="vp9", crf=40)
     found = []
     with DecodeSandbox(DecodeLimits()) as sandbox:
         for path in (ladders[0][0], portrait, ladders[0][3], short, ladders[1][2]):
