@@ -22,7 +22,7 @@ from cpllm_model.processing import CPLLMProcessor
 from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES, level_of, severity_word
 from cpllm_model.training.clips import Clip, Draw
 from cpllm_model.training.config import Part, Tasks
-from cpllm_model.training.descriptions import named
+from cpllm_model.training.descriptions import SceneFacts, describe, named
 from cpllm_model.training.distortions import NAMED_FROM
 from cpllm_model.training.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
 
@@ -81,12 +81,28 @@ class Collator:
         # Sentences are the longest sequences and the first thing to be learned: those of every other clip are enough.
         due = (draw.seed or 0) % 2 == 0
         if due and video.description is not None and video.mos is not None and video.severities is not None:
-            words = {name: severity_word(max(1.0, video.severities[name])) for name in named(video.severities)}
-            found.append((processor.describe_ids(segments, level_of(video.mos), words), video.description))
+            mos, severities, text = video.mos, video.severities, video.description
+            if (draw.seed or 0) % 4 == 0:
+                mos, severities, text = _imagined(text, np.random.default_rng(draw.seed))
+            words = {name: severity_word(max(1.0, severities[name])) for name in named(severities)}
+            found.append((processor.describe_ids(segments, level_of(mos), words), text))
         if video.dialogue:
             question, answer = video.dialogue[(draw.seed or 0) % len(video.dialogue)]
             found.append((processor.ask_ids(segments, question), answer))
         return [(index, ids, [*processor.text_ids(answer), processor.eos_id]) for ids, answer in found]
+
+
+def _imagined(text: str, rng: np.random.Generator) -> tuple[float, dict[str, float], str]:
+    """Make up what was answered of a clip, and describe that, with what is shown as it is.
+
+    Words must follow the answers that the question states; in the data at hand the two go together so well that the
+    decoder would not learn which to follow, and rare distortions are too rare to learn their words.
+    """
+    present = rng.random(len(DISTORTIONS)) < rng.choice([0.05, 0.2, 0.35])
+    severities = dict(zip(DISTORTIONS, np.where(present, rng.uniform(1, 5, len(DISTORTIONS)), 0).tolist(), strict=True))
+    mos = float(rng.uniform(1, 5))
+    said = describe(mos, severities, SceneFacts(100, 10, 5), rng)
+    return mos, severities, f"{said.rsplit('. ', 1)[0]}. {text.rsplit('. ', 1)[1]}" if ". " in text else said
 
 
 def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:

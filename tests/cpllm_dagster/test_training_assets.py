@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -66,16 +65,15 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model with noise on its weights."""
+    """The bundled model with its words for levels exchanged, so that it calls the best the worst."""
+    from cpllm_model.processing import CPLLMProcessor
+
     folder = shutil.copytree(checkpoint.resolve("tiny"), tmp_path_factory.mktemp("bad") / "model")
-    rng = np.random.default_rng(0)
+    levels = CPLLMProcessor.from_pretrained(folder, local_files_only=True).level_ids
     weights = load_file(folder / "model.safetensors")
-    noisy = {
-        # Scales and variances stay, so that every answer is still a number.
-        name: value if value.ndim < 2 else np.asarray(value + rng.normal(0, value.std(), value.shape), value.dtype)
-        for name, value in sorted(weights.items())
-    }
-    save_file(noisy, folder / "model.safetensors", metadata={"format": "pt"})
+    (words,) = (value for name, value in weights.items() if name.endswith("embed_tokens.weight"))
+    words[levels] = words[levels[::-1]]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
