@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
 
 from cpllm_model.config import CPLLMConfig
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
@@ -147,6 +147,8 @@ class StageRun:
             args=self._arguments(seed),
             data_collator=Collator(self.clips, self.processor, hidden),
         )
+        # Standard output is for answers; every step is a line of the log.
+        trainer.remove_callback(PrinterCallback)
         log = self.config.out / "train_log.jsonl"
         trainer.add_callback(JsonLog(log, stage.name))
         trainer.add_callback(Validation(self.validate, stage, log))
