@@ -80,7 +80,7 @@ class CPLLMPixelEncoder(PreTrainedModel):
 
         Args:
             pixel_values: (K, B, 3, H, W), YUV codes 0-255; H and W are multiples of the fragment side.
-            statistics: (K, S) as `statistics` gives them, where they are known already.
+            statistics: (K, S) as `burst_statistics` gives them, where they are known already.
 
         Returns:
             `last_hidden_state` (K, `config.tokens`, D): of the fragments in row-major order, then the statistics'.
@@ -95,10 +95,6 @@ class CPLLMPixelEncoder(PreTrainedModel):
             limited = standard.clamp(-STATISTICS_LIMIT, STATISTICS_LIMIT)
             tokens.append(self.statistics_mlp(limited.to(self.dtype))[:, None])
         return BaseModelOutput(last_hidden_state=torch.cat(tokens, 1))  # pyright: ignore[reportArgumentType]
-
-    def statistics(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Give the statistics float32 (K, S) of bursts, which do not depend on the weights."""
-        return burst_statistics(*self._fragments(pixel_values))
 
     def _convolved(self, planes: torch.Tensor, fragments: int) -> torch.Tensor:
         """Give the learned tokens (K, `config.fragment_tokens`, D)."""

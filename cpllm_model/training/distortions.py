@@ -98,8 +98,7 @@ KINDS: dict[str, Kind] = {
 # fmt: on
 #: Encoders of the rate ladders, and how often each makes a content's; the older two only appear by themselves.
 LADDER_CODECS = {"x264": 0.45, "x265": 0.2, "vp9": 0.15, "av1": 0.2}
-#: An encode that leaves no trace a viewer sees, for recipes that do not end with one.
-MEZZANINE = ("x264", 0.0)
+#: x264 CRF that leaves no trace a viewer sees, for recipes that do not end with an encode.
 MEZZANINE_CRF = 12
 #: Severity from which a distortion is named: more than half way to the faintest of the catalogue.
 NAMED_FROM = 0.75
