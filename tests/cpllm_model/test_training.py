@@ -313,9 +313,12 @@ def test_thresholds_name_rare_distortions_at_their_own_level():
 def test_a_minute_of_training_on_rendered_clips_lifts_srcc_from_chance(tmp_path):
     corpus = make_corpus([], tmp_path / "corpus", CorpusSettings(clips=17 * 36, scenes=36), report=lambda line: None)
     learned = ("compression", "upscaling", "blur")
+    made = read_manifest(corpus)
+    # Eight scenes are held out: the hash of so few names may hold out none.
+    held_out = sorted({video.content_id for video in made})[:8]
     videos = [
-        video
-        for video in read_manifest(corpus)
+        dataclasses.replace(video, split="validation" if video.content_id in held_out else "train")
+        for video in made
         if all(KINDS[step["kind"]].family in learned for step in video.recipe_steps())
     ]
     stage = {"name": "pixel", "objective": "probe", "learns": ["pixel_encoder"], "steps": 130, "contents": 8,
