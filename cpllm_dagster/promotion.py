@@ -8,7 +8,6 @@ stay, so that the link can be set back. Knows nothing of Dagster.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cpllm_dagster.model_comparison import ModelComparison
+from cpllm_dagster.storage import sync
 from cpllm_model import checkpoint
 from cpllm_model.errors import CheckpointError, ConfigurationError
 
@@ -162,12 +162,12 @@ def publish(candidate: Path, models: Path, record: Mapping[str, Any]) -> Path:
     for path in candidate.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copyfile(path, unfinished / path.name)
-            _sync(unfinished / path.name)
+            sync(unfinished / path.name)
     (unfinished / RECORD_NAME).write_text(json.dumps(dict(record), indent=2) + "\n")
     if digest(str(unfinished)) != digest(str(candidate)):
         raise CheckpointError(f"{candidate} changed while it was copied")
     unfinished.rename(published)
-    _sync(models)
+    sync(models)
     return published
 
 
@@ -184,17 +184,9 @@ def promote(published: Path) -> None:
     unfinished.unlink(missing_ok=True)
     unfinished.symlink_to(published.name)
     unfinished.replace(link)
-    _sync(published.parent)
+    sync(published.parent)
 
 
 def digest(model: str) -> str:
     """Give the part of a model id that does not depend on the folder's name."""
     return checkpoint.model_id(model).rpartition("-")[2]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -75,9 +75,9 @@ class FolderStorage:
         target = self.root / name
         with _translated(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _sync(source)
+            sync(source)
             source.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
 
     def delete(self, names: list[str]) -> None:
         """Remove files; a missing one is no error."""
@@ -302,7 +302,8 @@ _CAUSES = {
 }
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -141,8 +141,10 @@ def init(
 
 @app.command()
 def corpus(
-    sources: Annotated[list[Path], typer.Option(help="Folder of pristine photographs and clips; may be given again.")],
     out: Annotated[Path, typer.Option(help="Folder of the corpus.")],
+    sources: Annotated[
+        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; may be given again.")
+    ] = None,
     clips: Annotated[int, typer.Option(help="About how many clips to make.", min=1)] = 6000,
     scenes: Annotated[int, typer.Option(help="Rendered scenes beside the sources.", min=0)] = 40,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
@@ -155,7 +157,7 @@ def corpus(
         console = Console(stderr=True)
         settings = CorpusSettings(clips, scenes, seed, processes)
         made = make_corpus(
-            [_existing(folder) for folder in sources], out, settings, lambda line: console.print(_shown(line))
+            [_existing(folder) for folder in sources or []], out, settings, lambda line: console.print(_shown(line))
         )
     Console().print(_shown(f"{made}"))
 

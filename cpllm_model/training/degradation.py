@@ -19,7 +19,7 @@ from scipy.fft import next_fast_len
 from cpllm_model.training import encode
 from cpllm_model.training.distortions import KINDS, MEZZANINE_CRF, Place, Recipe, Step
 
-BLACK, WHITE, NEUTRAL = 16, 235, 128
+BLACK, WHITE = 16, 235
 CHROMA_MAX = 240
 #: Slices a frame of the stream that loses packets: each would fill a few network packets.
 SLICES = 8

@@ -62,18 +62,18 @@ def train(config: TrainConfig, report: Report = print) -> Path:
         report(f"{model_folder} is trained already")
         return model_folder
     newest = _start(config)
-    sampling = load(newest)[0].config.sampling_settings
-    cache = CacheSettings(sampling, config.cache.segments, config.cache.margin_px, config.cache.views)
+    model, processor = load(newest)
+    cache = CacheSettings(
+        model.config.sampling_settings, config.cache.segments, config.cache.margin_px, config.cache.views
+    )
     clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
     if not clips:
         raise DataSetError(f"no video to train on in {', '.join(str(data.path) for data in config.data)}")
-    model, processor = load(newest)
     if newest.name == "start" and config.model == "tiny" and not config.pixel_encoder:
         _standardise(model, clips)
     for stage in config.stages:
         folder = config.out / "stages" / stage.name
         if (folder / "model" / "config.json").exists():
-            model, processor = load(folder / "model")
             continue
         report(f"stage {stage.name}: {stage.steps} steps")
         StageRun(config, stage, cache, model, processor, clips, held_out).run()

@@ -180,13 +180,10 @@ class PixelProbe(Objective):
         }
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
-    def scores(self, batch: Batch) -> torch.Tensor:
-        """Give the predicted mos (X,)."""
-        return self._predicted(batch)[0]
-
-    def distortions(self, batch: Batch) -> torch.Tensor:
-        """Give the probability (X, K) that each distortion is there."""
-        return self._predicted(batch)[2].sigmoid()
+    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the predicted mos (X,) and the probability (X, K) that each distortion is there."""
+        score, _, presence = self._predicted(batch)
+        return score, presence.sigmoid()
 
     def _predicted(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         clips, segments = batch["bursts"].shape[:2]
@@ -239,13 +236,10 @@ class TaskObjective(Objective):
         total = torch.stack(list(parts.values())).sum() if parts else visual_XLD.sum() * 0
         return {"loss": total, **parts}
 
-    def scores(self, batch: Batch) -> torch.Tensor:
-        """Give the predicted mos (X,)."""
-        return _expected(self._ratings(self._look(batch))[0], 1)
-
-    def distortions(self, batch: Batch) -> torch.Tensor:
-        """Give the probability (X, K) that each distortion is there."""
-        return torch.stack([1 - logits.softmax(-1)[:, 0] for logits in self._ratings(self._look(batch))[1:]], 1)
+    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the predicted mos (X,) and the probability (X, K) that each distortion is there."""
+        levels, *severities = self._ratings(self._look(batch))
+        return _expected(levels, 1), torch.stack([1 - logits.softmax(-1)[:, 0] for logits in severities], 1)
 
     def _look(self, batch: Batch) -> torch.Tensor:
         """Give the visual tokens (X, N * L, D)."""

@@ -47,8 +47,7 @@ def predict(
             batch = collate([dataset[draw] for draw in draws])
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                scores[chosen] = objective.scores(batch).double().cpu().numpy()
-                found[chosen] = objective.distortions(batch).double().cpu().numpy()
+                scores[chosen], found[chosen] = (one.double().cpu().numpy() for one in objective.answers(batch))
     objective.train(was_training)
     return scores, found
 
