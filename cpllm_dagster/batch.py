@@ -84,6 +84,7 @@ class VideoResult:
     description: Description | None
     tokens: VisualTokens | None
     sampling_plan: str | None
+    damaged_frames: int | None
     decode_s: float | None
     inference_s: float | None
     attempts: int
@@ -304,6 +305,7 @@ def _result(video: _Video, answer: VideoAnswer | VideoError) -> VideoResult:
         description=None if failed else answer.description,
         tokens=None if failed else answer.tokens,
         sampling_plan=video.report.sampling_plan if video.report else None,
+        damaged_frames=video.report.damaged_frames if video.report else None,
         decode_s=video.report.decode_s if video.report else None,
         inference_s=None if failed else answer.inference_s,
         attempts=video.attempt,

@@ -62,6 +62,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         segment_start_s=(pa.list_(_real),),
         segment_score=(pa.list_(_real),),
         sampling_plan=(_text,),
+        damaged_frames=(_count,),
         status=_text,
         error_type=(_text,),
         error_message=(_text,),

@@ -37,6 +37,7 @@ class DecodeReport:
 
     error: VideoError | None
     sampling_plan: str | None
+    damaged_frames: int | None
     decode_s: float
 
 
@@ -72,8 +73,8 @@ class DecodeWorker:
                 samples = self._sandbox.decode(file, item.uri, self._sampling)
         except VideoError as found:
             error = type(found)(item.uri, found.cause)
-        plan = samples.plan if samples else None
-        return DecodeReport(error, plan, time.monotonic() - started), samples
+        plan, damaged = (samples.plan, samples.damaged_frames) if samples else (None, None)
+        return DecodeReport(error, plan, damaged, time.monotonic() - started), samples
 
 
 class ModelWorker:

@@ -107,7 +107,9 @@ def quality(
         if not plan.complete:
             before = published_or_empty(tables, name, library) if name == "features" else now[name]
             kept = rows_of(before, plan.kept | repeated, model_id)
-            now[name] = pa.concat_tables([kept, plan.recovered[name], pa.Table.from_pylist(new[name], SCHEMAS[name])])
+            made = pa.Table.from_pylist(new[name], SCHEMAS[name])
+            # A table of an earlier version may lack columns that may be null.
+            now[name] = pa.concat_tables([kept, plan.recovered[name], made], promote_options="default")
         yield publish(
             tables,
             name,
@@ -129,13 +131,14 @@ def result_rows(result: VideoResult, model_id: str, run_id: str) -> Rows:
         result: answers, or the error in their place.
         model_id, run_id: whose answers.
     """
-    timings = {"decode_s": result.decode_s, "inference_s": result.inference_s, "sampling_plan": result.sampling_plan}
+    names = ("decode_s", "inference_s", "sampling_plan", "damaged_frames")
+    course = {name: getattr(result, name) for name in names}
     if result.error is not None:
-        return {"scores": [failure_row(result.item, result.error, model_id, run_id) | timings]}
+        return {"scores": [failure_row(result.item, result.error, model_id, run_id) | course]}
     assert result.rating is not None and result.description is not None and result.tokens is not None
     key = {"video_id": result.item.video_id, "etag": result.item.etag, "model_id": model_id}
     tokens_NLD = result.tokens.tokens_NLD
-    score = key | asdict(result.rating) | timings | {"uri": result.item.uri, "status": "ok"}
+    score = key | asdict(result.rating) | course | {"uri": result.item.uri, "status": "ok"}
     return {
         "scores": [score | {"scored_at": datetime.now(UTC), "run_id": run_id}],
         "descriptions": [

@@ -166,6 +166,7 @@ def test_every_video_gets_its_rows(history: History) -> None:
     for video in scored:
         assert (catalog[video]["width_px"], catalog[video]["height_px"], catalog[video]["codec"]) == (320, 240, "h264")
         assert 1 <= scores[video]["score"] <= 5 and scores[video]["sampling_plan"]
+        assert scores[video]["damaged_frames"] == 0
         assert scores[video]["decode_s"] > 0 and scores[video]["inference_s"] > 0
     assert len(platform.table("comparisons")) == 2
     assert sorted(row["rank"] for row in platform.rows("rankings").values())[0] == 1

@@ -47,6 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "segment_start_s": (0.0, 1.0),
         "segment_score": np.array([3.0, 4.0]),
         "sampling_plan": "keyframe",
+        "damaged_frames": 2,
         "status": "ok",
         "error_type": None,
         "error_message": None,
