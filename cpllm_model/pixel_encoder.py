@@ -91,10 +91,14 @@ class CPLLMPixelEncoder(PreTrainedModel):
             tokens.append(self._convolved(planes, fragments))
         if self.config.statistics:
             known = burst_statistics(planes, fragments) if statistics is None else statistics
-            standard = (known - self.statistics_mean) / self.statistics_std
-            limited = standard.clamp(-STATISTICS_LIMIT, STATISTICS_LIMIT)
-            tokens.append(self.statistics_mlp(limited.to(self.dtype))[:, None])
+            tokens.append(self.statistics_token(known))
         return BaseModelOutput(last_hidden_state=torch.cat(tokens, 1))  # pyright: ignore[reportArgumentType]
+
+    def statistics_token(self, statistics: torch.Tensor) -> torch.Tensor:
+        """Give the token (K, 1, D) of statistics (K, S) as `burst_statistics` gives them."""
+        standard = (statistics - self.statistics_mean) / self.statistics_std
+        limited = standard.clamp(-STATISTICS_LIMIT, STATISTICS_LIMIT)
+        return self.statistics_mlp(limited.to(self.dtype))[:, None]
 
     def _convolved(self, planes: torch.Tensor, fragments: int) -> torch.Tensor:
         """Give the learned tokens (K, `config.fragment_tokens`, D)."""

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from cpllm_model.errors import ConfigurationError
@@ -86,7 +94,8 @@ class Stage:
         learns: parts that learn; the others are frozen. A frozen pixel encoder is run once over every view.
         contents, versions: a batch is so many contents with at most so many versions of each.
         segments: segments of a video in a batch, drawn anew for each.
-        fragments: fragments a side of a burst; fewer than the model's show more videos in the same time.
+        fragments: fragments a side of a burst; fewer than the model's show more videos in the same time. 0 shows a
+            probe the statistics alone, of hundreds of videos in the time of one.
         accumulate: batches to a step.
         learning_rate: peak, after a linear warm-up; falls to 0 as a cosine.
         rates: part -> factor on the learning rate.
@@ -105,7 +114,7 @@ class Stage:
     contents: PositiveInt = 4
     versions: PositiveInt = 5
     segments: tuple[PositiveInt, ...] = (1, 2)
-    fragments: PositiveInt | None = None
+    fragments: NonNegativeInt | None = None
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     rates: dict[Part, PositiveFloat] = field(default_factory=dict)

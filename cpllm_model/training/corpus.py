@@ -44,7 +44,8 @@ DATASET = "distortions"
 PHOTO_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg", ".bmp")
 CLIP_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".y4m", ".264")
 FRAMES = 16
-RECIPES_PER_CONTENT = 17
+#: On average: nine, or twelve where there is a rate ladder.
+RECIPES_PER_CONTENT = 10
 SIZES_PX = ((320, 180), (320, 240), (426, 240), (480, 270), (480, 360), (640, 360), (640, 480), (854, 480))
 #: Only for pictures that have the detail, and rarely: a clip costs in proportion to its pixels.
 LARGE_SIZES_PX = ((960, 540), (1280, 720), (1920, 1080))

@@ -62,9 +62,9 @@ class Kind:
         return float(np.interp(severity, (0, 1, 2, 3, 4, 5), (1.0, *self.quality)))
 
 
-_HARSH = (0.80, 0.63, 0.46, 0.30, 0.15)
-_FIRM = (0.85, 0.70, 0.55, 0.40, 0.26)
-_MILD = (0.90, 0.78, 0.65, 0.52, 0.40)
+_HARSH = (0.86, 0.72, 0.57, 0.41, 0.25)
+_FIRM = (0.91, 0.81, 0.70, 0.58, 0.45)
+_MILD = (0.94, 0.86, 0.78, 0.70, 0.62)
 
 # fmt: off
 #: Every kind of distortion. VMAF was made for compression and scaling and orders blur, noise and losses; on
@@ -78,7 +78,7 @@ KINDS: dict[str, Kind] = {
     "overexposure": Kind("exposure", Place.CAPTURE, (0.5, 0.8, 1.2, 1.7, 2.4), "stops", _HARSH),
     "underexposure": Kind("exposure", Place.CAPTURE, (-0.8, -1.3, -1.9, -2.6, -3.4), "stops", _HARSH),
     "low contrast": Kind("contrast", Place.CAPTURE, (0.70, 0.56, 0.43, 0.32, 0.22), "factor", _FIRM),
-    "colour cast": Kind("colour", Place.EDIT, (7, 11, 16, 22, 30), "shift, chroma codes", _FIRM),
+    "colour cast": Kind("colour", Place.EDIT, (7, 11, 16, 22, 30), "shift, chroma codes", _MILD),
     "oversaturation": Kind("colour", Place.EDIT, (1.5, 1.9, 2.4, 3.0, 3.8), "factor", _MILD),
     "desaturation": Kind("colour", Place.EDIT, (0.60, 0.42, 0.26, 0.12, 0.0), "factor", _MILD),
     "banding": Kind("banding", Place.EDIT, (40, 28, 20, 14, 9), "luma levels left", _FIRM),
@@ -98,6 +98,8 @@ KINDS: dict[str, Kind] = {
 # fmt: on
 #: Encoders of the rate ladders, and how often each makes a content's; the older two only appear by themselves.
 LADDER_CODECS = {"x264": 0.45, "x265": 0.2, "vp9": 0.15, "av1": 0.2}
+#: Share of contents that have a rate ladder of all five rungs.
+LADDER_SHARE = 0.4
 #: x264 CRF that leaves no trace a viewer sees, for recipes that do not end with an encode.
 MEZZANINE_CRF = 12
 #: Severity from which a distortion is named: more than half way to the faintest of the catalogue.
@@ -158,9 +160,17 @@ class Recipe:
         return json.dumps([asdict(step) for step in self.steps])
 
 
+#: VMAF from which a clip looks like its original: about one just noticeable difference, 6 points, below 100 (Ozer 2017,
+#: after Netflix), and what VMAF gives a pristine clip that was only stored as video. Above it VMAF orders no quality.
+TRANSPARENT_VMAF = 95.0
+
+
 def mos_of(vmaf: float, quality_left: float = 1.0) -> float:
-    """Map VMAF 0-100, and the share of quality that other distortions leave, to 1-5: 1 + 4 * VMAF / 100 * share."""
-    return 1 + 4 * min(max(vmaf, 0.0), 100.0) / 100 * quality_left
+    """Map VMAF 0-100, and the share of quality that other distortions leave, to 1-5.
+
+    It is 1 + 4 * min(VMAF / TRANSPARENT_VMAF, 1) * share.
+    """
+    return 1 + 4 * min(max(vmaf, 0.0) / TRANSPARENT_VMAF, 1.0) * quality_left
 
 
 def visible_severities(severities: Mapping[str, float], mos_by_vmaf: float) -> dict[str, float]:
@@ -187,8 +197,9 @@ def visible_severities(severities: Mapping[str, float], mos_by_vmaf: float) -> d
 def draw_recipes(rng: np.random.Generator, usable: Sequence[str] = tuple(KINDS)) -> list[Recipe]:
     """Draw a content's recipes.
 
-    They are: nearly pristine; a rate ladder of five rungs; one encode by another codec; three kinds of distortion
-    at two severities each; four chains of two or three distortions and an encode.
+    They are: nearly pristine; in LADDER_SHARE of contents a rate ladder of five rungs, else two of its encodes; one
+    encode by another codec; one kind of distortion at two severities and another at one; two chains of one to three
+    distortions and an encode. Few, since many contents teach more than many versions of each.
 
     Args:
         rng: draws.
@@ -197,14 +208,17 @@ def draw_recipes(rng: np.random.Generator, usable: Sequence[str] = tuple(KINDS))
     codec = str(rng.choice(list(LADDER_CODECS), p=list(LADDER_CODECS.values())))
     others = [name for name, kind in KINDS.items() if kind.place is Place.ENCODE and name != codec]
     recipes = [Recipe(())]
-    recipes += [Recipe((_step(rng, codec, severity),), codec, severity - 1) for severity in range(1, 6)]
+    if rng.random() < LADDER_SHARE:
+        recipes += [Recipe((_step(rng, codec, severity),), codec, severity - 1) for severity in range(1, 6)]
+    else:
+        recipes += [Recipe((_step(rng, codec, rng.uniform(*limits)),)) for limits in ((0.8, 3), (3, 5))]
     recipes.append(Recipe((_step(rng, str(rng.choice(others)), rng.uniform(0.8, 5)),)))
-    for kind in _distinct(rng, usable, 3):
+    for kind, count in zip(_distinct(rng, usable, 2), (2, 1), strict=True):
         seed = int(rng.integers(2**31))
-        pair = sorted(rng.choice([1, 2, 3, 4, 5], 2, replace=False).tolist())
-        recipes += [Recipe((Step(kind, severity, seed),)) for severity in pair]
-    for count in (1, 2, 2, 3):
-        steps = [_step(rng, kind, rng.uniform(1, 4.2)) for kind in _distinct(rng, usable, count)]
+        severities = sorted(rng.choice([1, 2, 3, 4, 5], count, replace=False).tolist())
+        recipes += [Recipe((Step(kind, severity, seed),)) for severity in severities]
+    for count in rng.choice([1, 2, 3], 2, replace=False):
+        steps = [_step(rng, kind, rng.uniform(1, 4.2)) for kind in _distinct(rng, usable, int(count))]
         steps.append(_step(rng, str(rng.choice([codec, *others])), rng.uniform(0, 3.8)))
         recipes.append(Recipe(_in_order(steps, rng)))
     return recipes

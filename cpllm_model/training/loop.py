@@ -113,7 +113,7 @@ class StageRun:
             _adapt(model, stage)
         self.frozen_pixels = stage.objective == "tasks" and "pixel_encoder" not in stage.learns
         self.objective: Any = (
-            PixelProbe(model, processor)
+            PixelProbe(model, processor, fragments=stage.fragments != 0)
             if stage.objective == "probe"
             else TaskObjective(model, processor, config.tasks, stage.learns)
         )
@@ -132,7 +132,7 @@ class StageRun:
             versions=stage.versions,
             segments=stage.segments,
             # What a frozen encoder saw of a view was seen of all its fragments.
-            fragments=grid if self.frozen_pixels else stage.fragments or grid,
+            fragments=grid if self.frozen_pixels or stage.fragments is None else stage.fragments,
             views=self.cache.views,
             count=stage.steps * stage.accumulate * _processes(),
             seed=seed,
@@ -140,7 +140,7 @@ class StageRun:
         hidden = self._see_frozen(self.clips) if self.frozen_pixels else None
         trainer = StageTrainer(
             batches=batches,
-            dataset=ClipDataset(self.clips, self.cache, pixels=not self.frozen_pixels),
+            dataset=ClipDataset(self.clips, self.cache, pixels=self.objective.pixels and not self.frozen_pixels),
             workers=self.config.workers,
             stage=stage,
             model=self.objective,

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cpllm_model.errors import ConfigurationError
 from cpllm_model.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pad
 from cpllm_model.processing import CPLLMProcessor
 from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES, level_of, severity_word
@@ -129,6 +130,8 @@ class Objective(nn.Module):
     """A model and what is minimised of it; see the module."""
 
     model: CPLLMForVideoQuality
+    #: Whether batches need bursts; without, it sees their statistics alone.
+    pixels = True
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Give what learns, and buffers; frozen weights are in the model that a stage began with.
@@ -148,16 +151,27 @@ class Objective(nn.Module):
 
 
 class PixelProbe(Objective):
-    """The pixel encoder, through a head for the score and for every distortion."""
+    """The pixel encoder, through a head for the score and for every distortion.
 
-    def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor) -> None:
+    Args:
+        model, processor: of the run.
+        fragments: whether fragments are shown, or of this project's own encoder the token of statistics alone learns.
+
+    Raises:
+        ConfigurationError: neither is there to learn from.
+    """
+
+    def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, *, fragments: bool = True) -> None:
         super().__init__()
         self.model, self.processor = model, processor
         self.model.requires_grad_(False)
         self.model.pixel_encoder.requires_grad_(True)
         # Of this project's encoder, the statistics' token is no peer of the fragments' and is not averaged with them.
         self.statistics = bool(getattr(model.config.pixel_config, "statistics", False))
-        self.learned = not self.statistics or model.config.pixel_config.fragment_tokens > 0
+        if not fragments and not self.statistics:
+            raise ConfigurationError("a probe of fragments: 0 needs a pixel encoder with a token of statistics")
+        self.pixels = fragments
+        self.learned = fragments and (not self.statistics or model.config.pixel_config.fragment_tokens > 0)
         width = model.pixel_encoder.config.hidden_size
         inputs = width * (self.learned + self.statistics)
         answers = nn.Linear(width, 1 + 2 * len(DISTORTIONS))
@@ -186,9 +200,12 @@ class PixelProbe(Objective):
         return score, presence.sigmoid()
 
     def _predicted(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        clips, segments = batch["bursts"].shape[:2]
-        bursts = self.processor.pixel_values(batch["bursts"].flatten(0, 1))
-        hidden = self.model.see_pixels(bursts, batch["statistics"].flatten(0, 1))
+        clips, segments = batch["statistics"].shape[:2]
+        statistics = batch["statistics"].flatten(0, 1)
+        if self.pixels:
+            hidden = self.model.see_pixels(self.processor.pixel_values(batch["bursts"].flatten(0, 1)), statistics)
+        else:
+            hidden = self.model.pixel_encoder.statistics_token(statistics)
         pooled = [hidden[:, : hidden.shape[1] - self.statistics].mean(1)] if self.learned else []
         if self.statistics:
             pooled.append(hidden[:, -1])

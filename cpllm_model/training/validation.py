@@ -40,7 +40,7 @@ def predict(
     by_length: dict[int, list[int]] = {}
     for index, clip in enumerate(clips):
         by_length.setdefault(segment_count(clip), []).append(index)
-    dataset = ClipDataset(clips, cache, pixels=True)
+    dataset = ClipDataset(clips, cache, pixels=objective.pixels)
     for count, indices in by_length.items():
         for chosen in _chunks(indices, _BATCH):
             draws = [Draw(i, tuple(range(count)), (0,) * count, None, grid) for i in chosen]

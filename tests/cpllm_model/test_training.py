@@ -311,7 +311,7 @@ def test_thresholds_name_rare_distortions_at_their_own_level():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_minute_of_training_on_rendered_clips_lifts_srcc_from_chance(tmp_path):
-    corpus = make_corpus([], tmp_path / "corpus", CorpusSettings(clips=17 * 36, scenes=36), report=lambda line: None)
+    corpus = make_corpus([], tmp_path / "corpus", CorpusSettings(clips=10 * 50, scenes=50), report=lambda line: None)
     learned = ("compression", "upscaling", "blur")
     made = read_manifest(corpus)
     # Eight scenes are held out: the hash of so few names may hold out none.
