@@ -23,8 +23,10 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
+import botocore.session
 from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import parse_timestamp
 
 from cpllm_dagster.s3_object import RangedFile, S3Object, client_config, listing_error
 from cpllm_model.errors import (
@@ -231,7 +233,11 @@ class _S3Prefix:
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = prefix and prefix.rstrip("/") + "/"
         try:
-            self.client = Session().client("s3", endpoint_url=endpoint_url, config=client_config(endpoint_url))
+            core = botocore.session.get_session()
+            # Its own parser takes two thirds of the time of a long listing.
+            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+            session = Session(botocore_session=core)
+            self.client = session.client("s3", endpoint_url=endpoint_url, config=client_config(endpoint_url))
         except BotoCoreError as error:
             raise listing_error(uri, error) from error
 
@@ -279,7 +285,15 @@ class _S3Prefix:
         try:
             yield from pages.paginate(Bucket=self.bucket, PaginationConfig=size, **query)
         except (BotoCoreError, ClientError) as error:
-            raise listing_error(self.address, error) from error
+            raise listing_error(self.address, error) from None  # its text is the storage's own
+
+
+def _moment(text: str) -> datetime:
+    """Read a time: S3 lists ISO 8601; headers have other forms."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
 
 
 def _is_endpoint(url: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cpllm_model.errors import LakeError
 
@@ -27,6 +28,8 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
 
 
 _text, _real, _count = pa.string(), pa.float64(), pa.int64()
+# Comparisons name each video many times: in memory a name is a number into a list of names, in files it is text.
+_name = pa.dictionary(pa.int32(), _text)
 _moment = pa.timestamp("us", tz="UTC")
 _distortion = pa.struct([("name", _text), ("severity", _real), ("probability", _real), ("named", pa.bool_())])
 
@@ -83,11 +86,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         tokens_shape=pa.list_(pa.int32()),
     ),
     "comparisons": _schema(
-        video_id_a=_text,
-        video_id_b=_text,
-        etag_a=_text,
-        etag_b=_text,
-        model_id=_text,
+        video_id_a=_name,
+        video_id_b=_name,
+        etag_a=_name,
+        etag_b=_name,
+        model_id=_name,
         probability_a_better=_real,
         order_gap=_real,
     ),
@@ -138,10 +141,47 @@ def validate(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table
     table = _conform(table_name, rows)
     for name in table.column_names:
         _check_numbers(f"{table_name}.{name}", table[name].combine_chunks(), _BOUNDS.get(name))
-    _check_keys(table_name, table)
+    number_N = _key_numbers(table_name, table)
     _check_status(table_name, table)
+    if (np.diff(number_N) < 0).any():
+        table = table.take(pa.array(np.argsort(number_N)))
     # One chunk a column: how the rows arrived must not show in the file's bytes.
-    return table.sort_by([(key, "ascending") for key in KEYS[table_name]]).combine_chunks()
+    return tidy_names(table).combine_chunks()
+
+
+def tidy_names(table: pa.Table) -> pa.Table:
+    """Give the same rows, the dictionaries of names sorted and without what no row names."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type) and len(table):
+            chunk = table[index].unify_dictionaries().combine_chunks()
+            distinct = pc.unique(chunk.dictionary).sort()
+            place_P = places(chunk, distinct)
+            used = np.bincount(place_P, minlength=len(distinct)) > 0
+            numbers = pa.array((np.cumsum(used, dtype=np.int32) - 1)[place_P])
+            table = table.set_column(index, field, pa.DictionaryArray.from_arrays(numbers, distinct.filter(used)))
+    return table
+
+
+def names_as_text(columns: pa.Schema) -> pa.Schema:
+    """Give the schema as files have it."""
+    return pa.schema(
+        [field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in columns],
+        columns.metadata,
+    )
+
+
+def places(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Give where among distinct values each value of a column of text stands, -1 where it does not.
+
+    Returns:
+        int32 (rows,).
+    """
+    found = [np.empty(0, np.int32)]
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        names = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+        place_N = pc.index_in(names, value_set=values).fill_null(-1).to_numpy()
+        found.append(place_N[chunk.indices.to_numpy()] if names is not chunk else place_N)
+    return np.concatenate(found)
 
 
 def schema(table_name: str) -> pa.Schema:
@@ -168,7 +208,7 @@ def _conform(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table
                 rows[field.name].cast(field.type) if field.name in given else pa.nulls(len(rows), field.type)
                 for field in wanted
             ]
-            table = pa.table(columns, schema=wanted)
+            table = pa.table(columns, schema=wanted).unify_dictionaries()
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise LakeError(f"{table_name}: a value does not fit its column: {error}") from error
     for field, column in zip(wanted, table.columns, strict=True):
@@ -191,18 +231,26 @@ def _check_numbers(column: str, array: pa.Array, bounds: tuple[float, float] | N
             raise LakeError(f"{column}: {len(wrong)} numbers are not finite within {low}..{high}: {wrong[0]}")
 
 
-def _check_keys(table_name: str, table: pa.Table) -> None:
-    names = KEYS[table_name]
-    keys = pa.concat_arrays([chunk for name in names for chunk in table[name].chunks] or [pa.array([], _text)])
-    codes = keys.dictionary_encode()
-    # (a, b) and (b, a) are the same pair, so a pair's codes are sorted.
-    codes_KN = np.sort(codes.indices.to_numpy().astype(np.int64).reshape(len(names), -1), axis=0)
-    if len(names) == 2 and (codes_KN[0] == codes_KN[1]).any():
+def key_values(table_name: str, table: pa.Table) -> pa.Array:
+    """Give the ids that the keys of a table are made of, sorted."""
+    values = [pc.unique(table[name]) for name in KEYS[table_name]]
+    texts = [value.dictionary if pa.types.is_dictionary(value.type) else value for value in values]
+    return pc.unique(pa.concat_arrays(texts)).sort()
+
+
+def _key_numbers(table_name: str, table: pa.Table) -> np.ndarray:
+    """Number the rows so that they sort by key: int64 (rows,); no two may have one key."""
+    names, distinct = KEYS[table_name], key_values(table_name, table)
+    place_KN = np.stack([places(table[name], distinct) for name in names])
+    if len(names) == 2 and (place_KN[0] == place_KN[1]).any():
         raise LakeError(f"{table_name}: a video is compared with itself")
-    numbers_N, counts_N = np.unique(codes_KN[0] * len(codes.dictionary) + codes_KN[-1], return_counts=True)
-    if len(twice := numbers_N[counts_N > 1]):
-        first = [codes.dictionary[int(code)].as_py() for code in divmod(twice[0], len(codes.dictionary))]
+    # (a, b) and (b, a) are the same pair.
+    low_N, high_N = place_KN.min(axis=0), place_KN.max(axis=0)
+    number_N = np.sort(low_N * np.int64(len(distinct)) + high_N)
+    if len(twice := np.unique(number_N[1:][number_N[1:] == number_N[:-1]])):
+        first = [distinct[int(place)].as_py() for place in divmod(twice[0], len(distinct))]
         raise LakeError(f"{table_name}: {len(twice)} keys stand twice or more, the first {first[: len(names)]}")
+    return place_KN[0] * np.int64(len(distinct)) + place_KN[-1]
 
 
 def _check_status(table_name: str, table: pa.Table) -> None:

@@ -119,12 +119,13 @@ class Lake:
         """
         name = _file_name(table_name, library)
         try:
-            table = pq.ParquetFile(self._storage.open(name).reader()).read(columns=columns)
+            names = [field.name for field in SCHEMAS[table_name] if pa.types.is_dictionary(field.type)]
+            table = pq.ParquetFile(self._storage.open(name).reader(), read_dictionary=names).read(columns=columns)
         except FileNotFoundError:
             return None
         except pa.ArrowException as error:
             raise LakeError(f"{self.uri}/{name}: not a readable table: {error}") from error
-        return table.replace_schema_metadata(None)
+        return tidy_names(table.replace_schema_metadata(None))
 
     def metadata(self, table_name: str, library: str) -> dict[str, Any] | None:
         """Return run_id, model_id, row_count and schema_version of a library's table, or None without one."""
@@ -152,13 +153,13 @@ class Lake:
                 published[unquote(partition.removeprefix("library="))] = name
         return published
 
-    def append_part(self, library: str, model_id: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    def append_part(self, library: str, model_id: str, rows: Mapping[str, pa.Table | list[dict[str, Any]]]) -> None:
         """Keep finished rows of a running job in one file that appears whole.
 
         Args:
             library: the library's true name.
             model_id: the model the rows come from.
-            rows: rows by table name.
+            rows: rows by table name, as for `validate`.
         """
         sink = pa.BufferOutputStream()
         for table_name, table_rows in rows.items():
@@ -246,7 +247,11 @@ def _quoted(name: str) -> str:
 
 
 def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
-    pq.write_table(table, path, compression="zstd", row_group_size=rows_per_group, write_page_checksum=True)
+    plain = names_as_text(table.schema)
+    with pq.ParquetWriter(path, plain, compression="zstd", write_page_checksum=True) as file:
+        for start in range(0, len(table), rows_per_group):
+            # Names become text a group at a time.
+            file.write_table(table.slice(start, rows_per_group).cast(plain), rows_per_group)
     written = pq.read_metadata(path)
     if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(table.schema):
         raise LakeError(f"{path}: {written.num_rows} of {len(table)} rows stand in it, or in another schema")
@@ -255,6 +260,6 @@ def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
 def _newest(table_name: str, table: pa.Table) -> pa.Table:
     """Keep the last row of each key."""
     keys = list(KEYS[table_name])
-    numbered = table.select(keys).append_column("row", pa.array(np.arange(len(table))))
+    numbered = table.select(keys).unify_dictionaries().append_column("row", pa.array(np.arange(len(table))))
     last = numbered.group_by(keys).aggregate([("row", "max")])["row_max"]
     return table.take(last.sort()) if len(last) < len(table) else table

@@ -21,21 +21,30 @@ from scipy.special import expit, ndtri
 #: won or lost every comparison, or that no chain of comparisons joins to the rest.
 PRIOR_SD = 10.0
 
+#: How closely strengths are fitted, in log-odds: as good as exact.
+PRECISION = 1e-8
+
 _JITTER_SD = 1.0
 _TIE = 1e-6
 _NEWTON_STEPS = 50
-_CONVERGED = 1e-8
 _CG_STEPS = 2000
 _CG_TOLERANCE = 1e-7
+_FIRST_CG_TOLERANCE = 0.1
 _LEAST_DISPERSION = 1e-3
 _EXACT_ITEMS = 1000
 _DRAWS = 16
 _DRAWS_AT_ONCE = 4
+_DRAW_TOLERANCE = 1e-3
 
 
 def round_count(n: int) -> int:
     """Return how many rounds of `next_pairs` rank n items: floor(log2 n), for at most n log2 n pairs in all."""
     return max(n.bit_length() - 1, 0)
+
+
+def uses_strengths(round_index: int) -> bool:
+    """Tell whether `next_pairs` looks at the strengths in this round."""
+    return bool(round_index % 2)
 
 
 def next_pairs(
@@ -65,12 +74,12 @@ def next_pairs(
     """
     n = len(score_N)
     estimate_N = _normal_quantiles(score_N)
-    if strength_N is not None and round_index % 2:
+    if strength_N is not None and uses_strengths(round_index):
         estimate_N = (estimate_N + _normal_quantiles(strength_N)) / 2
     shift_N = np.random.default_rng(round_index).uniform(-_JITTER_SD, _JITTER_SD, n)
     order_N = np.argsort(estimate_N + shift_N, kind="stable")
-    chosen = np.sort(_codes(n, order_N[:-1], order_N[1:]))
-    compared = _codes(n, *np.reshape(compared_P2, (-1, 2)).T)
+    chosen = np.sort(pair_codes(n, order_N[:-1], order_N[1:]))
+    compared = pair_codes(n, *np.reshape(compared_P2, (-1, 2)).T)
     place = np.searchsorted(chosen, compared)
     repeated = np.zeros(len(chosen) + 1, dtype=bool)
     repeated[place[chosen.take(place, mode="clip") == compared] if len(chosen) else []] = True
@@ -84,9 +93,15 @@ def _normal_quantiles(value_N: np.ndarray) -> np.ndarray:
     return ndtri((place_N + 0.5) / max(len(value_N), 1))
 
 
-def _codes(n: int, one_P: np.ndarray, other_P: np.ndarray) -> np.ndarray:
-    """Number pairs of n items, whichever item stands first."""
+def pair_codes(n: int, one_P: np.ndarray, other_P: np.ndarray) -> np.ndarray:
+    """Number pairs of n items, whichever item stands first: int64 (P,)."""
     return np.minimum(one_P, other_P).astype(np.int64) * n + np.maximum(one_P, other_P)
+
+
+def components(n: int, pairs_P2: np.ndarray) -> np.ndarray:
+    """Return the number, from 0, of each item's component: the items that comparisons join to it. int (N,)."""
+    edges = sp.csr_array((np.ones(len(pairs_P2), bool), tuple(np.reshape(pairs_P2, (-1, 2)).T)), shape=(n, n))
+    return csgraph.connected_components(edges, directed=False)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +128,11 @@ class BradleyTerry:
 
 
 def bradley_terry(
-    n: int, pairs_P2: np.ndarray, probability_P: np.ndarray, start_N: np.ndarray | None = None
+    n: int,
+    pairs_P2: np.ndarray,
+    probability_P: np.ndarray,
+    start_N: np.ndarray | None = None,
+    precision: float = PRECISION,
 ) -> BradleyTerry:
     """Fit strengths by maximum likelihood under a wide normal prior.
 
@@ -125,13 +144,14 @@ def bradley_terry(
         n: number of items.
         pairs_P2: int in [0, n), the items compared; a pair may occur several times.
         probability_P: float in [0, 1], probability that the first of the pair is better.
-        start_N: strengths to start from, for speed; the result does not depend on it.
+        start_N: strengths to start from, for speed; the result does not depend on it beyond the precision.
+        precision: the last step's largest change of a strength, in log-odds.
 
     Raises:
         ValueError: a pair or a probability out of range, or an item compared with itself.
     """
     data = _Comparisons(n, *_merge(n, np.asarray(pairs_P2), np.asarray(probability_P, dtype=float)))
-    strength_N = data.fit(np.zeros(n) if start_N is None else np.asarray(start_N, dtype=float))
+    strength_N = data.fit(np.zeros(n) if start_N is None else np.asarray(start_N, dtype=float), precision)
     return BradleyTerry(strength_N, data.degrees(), data)
 
 
@@ -166,7 +186,7 @@ def _merge(n: int, pairs_P2: np.ndarray, probability_P: np.ndarray) -> tuple[np.
     if not ((probability_P >= 0) & (probability_P <= 1)).all():
         raise ValueError("a probability is outside of [0, 1]")
     wins_P = np.where(one_P > other_P, 1 - probability_P, probability_P)
-    codes = _codes(n, one_P, other_P)
+    codes = pair_codes(n, one_P, other_P)
     # Sorted by pair and outcome, so that sums do not depend on the order of the input.
     order = np.lexsort((wins_P, codes))
     codes, wins_P = codes[order], wins_P[order]
@@ -206,11 +226,15 @@ class _Comparisons:
         """Return the number of each item's connected component."""
         return csgraph.connected_components(self._edges, directed=False)[1]
 
-    def fit(self, strength_N: np.ndarray) -> np.ndarray:
-        """Maximize by Newton's method with conjugate gradients and step halving."""
+    def fit(self, strength_N: np.ndarray, precision: float) -> np.ndarray:
+        """Maximize by Newton's method with conjugate gradients and step halving.
+
+        The error of a Newton step is of the order of its square, so a step of size s is solved to a share s only.
+        """
         value, gradient_N, weight_P = self._evaluate(strength_N)
+        tolerance = _FIRST_CG_TOLERANCE
         for _ in range(_NEWTON_STEPS):
-            step_N = self._information(weight_P).solve(gradient_N[:, None])[:, 0]
+            step_N = self._information(weight_P).solve(gradient_N[:, None], tolerance)[:, 0]
             gain, scale = float(gradient_N @ step_N), 1.0
             while True:
                 trial_N = strength_N + scale * step_N
@@ -220,8 +244,10 @@ class _Comparisons:
                     break
                 scale /= 2
             strength_N, value = trial_N, trial_value
-            if np.abs(step_N).max(initial=0.0) < _CONVERGED:
+            largest = float(np.abs(step_N).max(initial=0.0))
+            if largest < precision:
                 break
+            tolerance = min(max(largest, _CG_TOLERANCE), _FIRST_CG_TOLERANCE)
         return strength_N - (strength_N.mean() if self.n else 0.0)
 
     def standard_errors(self, strength_N: np.ndarray) -> np.ndarray:
@@ -276,7 +302,7 @@ class _Comparisons:
             noise_NK = random.standard_normal((self.n, _DRAWS_AT_ONCE)) / PRIOR_SD
             for noise_N in noise_NK.T:
                 noise_N += self._per_item(np.sqrt(weight_P) * random.standard_normal(len(weight_P)), -1)
-            draw_NK = information.solve(noise_NK)
+            draw_NK = information.solve(noise_NK, _DRAW_TOLERANCE)
             draw_NK -= draw_NK.mean(axis=0) + noise_NK / information.diagonal_N[:, None]
             square_N += (draw_NK**2).sum(axis=1)
         return 1 / information.diagonal_N + square_N / _DRAWS
@@ -292,14 +318,17 @@ class _Information:
     def dense(self) -> np.ndarray:
         return np.diag(self.diagonal_N) - self.weights.toarray()
 
-    def solve(self, right_NK: np.ndarray) -> np.ndarray:
-        """Solve for each column by conjugate gradients, scaled by the diagonal; the prior bounds the steps."""
+    def solve(self, right_NK: np.ndarray, tolerance: float) -> np.ndarray:
+        """Solve for each column by conjugate gradients, scaled by the diagonal; the prior bounds the steps.
+
+        The residual ends at `tolerance` of what it was, in the norm of the scaling.
+        """
         scale_N1 = 1 / self.diagonal_N[:, None]
         solution_NK = np.zeros_like(right_NK)
         residual_NK = right_NK.copy()
         direction_NK = scale_N1 * residual_NK
         power_K = np.einsum("nk,nk->k", residual_NK, direction_NK)
-        target_K = power_K * _CG_TOLERANCE**2
+        target_K = power_K * tolerance**2
         for _ in range(_CG_STEPS):
             if (power_K <= target_K).all():
                 break

@@ -9,17 +9,45 @@ Shapes: N scored videos in the order of their ids, P comparisons, 2 the two vide
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_model.ranking import BradleyTerry, bradley_terry, next_pairs, round_count
+from cpllm_dagster.schemas import SCHEMAS, places
+from cpllm_model.ranking import (
+    PRECISION,
+    BradleyTerry,
+    bradley_terry,
+    components,
+    next_pairs,
+    pair_codes,
+    round_count,
+    uses_strengths,
+)
 
 if TYPE_CHECKING:
     from cpllm_model.predictor import Comparison, VisualTokens
+
+#: Strengths that choose pairs are fitted so closely, in log-odds: their order alone counts, and is shifted at random.
+PRECISION_OF_A_ROUND = 1e-3
+
+
+class Outcomes(NamedTuple):
+    """Compared pairs: the rows of their videos, int32, and what came of each, float64."""
+
+    pairs_P2: np.ndarray
+    probability_P: np.ndarray
+    order_gap_P: np.ndarray
+
+    def take(self, chosen_P: np.ndarray | slice) -> Outcomes:
+        """Give some of them."""
+        return Outcomes(*(column[chosen_P] for column in self))
+
+
+NO_OUTCOMES = Outcomes(np.empty((0, 2), np.int32), np.empty(0), np.empty(0))
 
 
 class ComparisonGraph:
@@ -35,54 +63,45 @@ class ComparisonGraph:
         self.model_id = model_id
         self.video_ids: list[str] = scored["video_id"].to_pylist()
         self._videos = scored.select(["video_id", "etag"])
-        self._row = {version: row for row, version in enumerate(_pairs_of(scored, "video_id", "etag"))}
         self._score_N = scored["score"].to_numpy()
-        self._pairs_P2 = np.empty((0, 2), np.int64)
-        self._probability_P = np.empty(0)
-        self._order_gap_P = np.empty(0)
+        self._blocks = [NO_OUTCOMES]
+        self._recovered = NO_OUTCOMES
         self._settled_N = np.zeros(len(scored), bool)
+        #: Published comparisons, and how many of them hold.
+        self._published = self._kept = 0
 
     def __len__(self) -> int:
         return len(self.video_ids)
 
     def add_published(self, comparisons: pa.Table) -> None:
         """Take the published comparisons that hold; a video among them needs no further ones of its own."""
-        self.add_table(comparisons)
-        self._settled_N[self._pairs_P2.ravel()] = True
+        self._blocks.append(self._outcomes(comparisons))
+        self._published, self._kept = len(comparisons), len(self._made.pairs_P2)
+        self._settled_N[self._made.pairs_P2.ravel()] = True
 
-    def add_table(self, comparisons: pa.Table) -> None:
-        """Take the comparisons that hold and are not there yet: of this model, of versions that are scored now."""
-        comparisons = comparisons.filter(pc.field("model_id") == self.model_id)
-        sides = (_pairs_of(comparisons, f"video_id_{side}", f"etag_{side}") for side in "ab")
-        pairs_P2 = np.array([[self._row.get(version, -1) for version in side] for side in sides], np.int64).T
-        known = np.isin(pairs_P2 @ [len(self), 1], self._pairs_P2 @ [len(self), 1])
-        new_P = (pairs_P2 >= 0).all(axis=1) & ~known
-        self._extend(
-            pairs_P2[new_P],
-            comparisons["probability_a_better"].to_numpy()[new_P],
-            comparisons["order_gap"].to_numpy()[new_P],
-        )
+    def add_recovered(self, comparisons: pa.Table) -> None:
+        """Take the answers of a broken run that hold and are not published; `rounds` makes use of them."""
+        found = self._outcomes(comparisons)
+        self._recovered = found.take(~np.isin(self._codes(found.pairs_P2), self._codes(self._made.pairs_P2)))
 
     def add_answers(self, answers: Sequence[tuple[str, str, Comparison]]) -> pa.Table:
         """Take answers of the model, each with the ids of its pair, and give their rows of the comparisons table."""
-        before = len(self._pairs_P2)
-        row = {video_id: index for index, video_id in enumerate(self.video_ids)}
-        self._extend(
-            np.array([(row[a], row[b]) for a, b, _ in answers], np.int64).reshape(-1, 2),
+        found = Outcomes(
+            np.array([(self._row[a], self._row[b]) for a, b, _ in answers], np.int32).reshape(-1, 2),
             np.array([answer.probability_a_better for *_, answer in answers], float),
             np.array([answer.order_gap for *_, answer in answers], float),
         )
-        return self.table(before)
+        self._blocks.append(found)
+        return self._rows_of(found)
 
     def table(self, start: int = 0) -> pa.Table:
         """Give the rows of the comparisons table, from the one numbered `start` on."""
-        sides = {side: self._videos.take(self._pairs_P2[start:, column]) for column, side in enumerate("ab")}
-        columns = {f"{name}_{side}": sides[side][name] for side in sides for name in ("video_id", "etag")}
-        columns["model_id"] = pa.array([self.model_id] * (len(self._pairs_P2) - start), pa.string())
-        columns["probability_a_better"] = pa.array(self._probability_P[start:])
-        columns["order_gap"] = pa.array(self._order_gap_P[start:])
-        schema = SCHEMAS["comparisons"]
-        return pa.table([columns[name] for name in schema.names], schema=schema)
+        return self._rows_of(self._made.take(slice(start, None)))
+
+    @property
+    def changed(self) -> bool:
+        """Whether the comparisons are others than those published: some no longer hold, or more were made."""
+        return not self._published == self._kept == len(self._made.pairs_P2)
 
     @property
     def unfinished(self) -> bool:
@@ -94,33 +113,96 @@ class ComparisonGraph:
 
         Only pairs with a video that has no published comparison are made, so that a new video costs what one video
         costs. Where videos that were taken away left the rest in pieces, the first round joins all.
-        """
-        ids, in_one_piece, strengths = self.video_ids, self._in_one_piece, self.strengths()
-        for round_index in range(round_count(len(self))):
-            fitted_N = strengths.strength_N if len(self._pairs_P2) else None
-            pairs_P2 = next_pairs(self._score_N, self._pairs_P2, fitted_N, round_index)
-            if in_one_piece or round_index:
-                pairs_P2 = pairs_P2[~self._settled_N[pairs_P2].all(axis=1)]
-            yield [(ids[a], ids[b]) for a, b in pairs_P2]
-            strengths = self.strengths(strengths.strength_N)
 
-    def strengths(self, start_N: np.ndarray | None = None) -> BradleyTerry:
-        """Fit strengths to the comparisons so far; `start_N` saves time."""
-        return bradley_terry(len(self), self._pairs_P2, self._probability_P, start_N)
+        A broken run's rounds are gone through again with its answers, so that the pairs are those of a run that did not
+        break. If the library has changed since, its answers are taken in as they are.
+        """
+        ids, in_one_piece, strength_N = self.video_ids, self._in_one_piece, None
+
+        def wanted() -> np.ndarray:
+            pairs_P2 = next_pairs(self._score_N, self._made.pairs_P2, strength_N, round_index)
+            join = not (in_one_piece or round_index)
+            return pairs_P2 if join else pairs_P2[~self._settled_N[pairs_P2].all(axis=1)]
+
+        for round_index in range(round_count(len(self))):
+            if uses_strengths(round_index) and len(self._made.pairs_P2):
+                strength_N = self._fit(strength_N, PRECISION_OF_A_ROUND).strength_N
+            pairs_P2 = wanted()
+            answered_P = self._recover(pairs_P2)
+            if not round_index and not answered_P.all() and len(self._recovered.pairs_P2):
+                self._recover(self._recovered.pairs_P2)
+                pairs_P2 = wanted()
+                answered_P = np.zeros(len(pairs_P2), bool)
+            yield [(ids[a], ids[b]) for a, b in pairs_P2[~answered_P].tolist()]
+
+    def strengths(self) -> BradleyTerry:
+        """Fit strengths to the comparisons so far."""
+        return self._fit(None, PRECISION)
+
+    def _recover(self, pairs_P2: np.ndarray) -> np.ndarray:
+        """Take the recovered answers on these pairs, and tell which have one."""
+        wanted, recovered = self._codes(pairs_P2), self._codes(self._recovered.pairs_P2)
+        taken = np.isin(recovered, wanted)
+        if taken.any():
+            self._blocks.append(self._recovered.take(taken))
+            self._recovered = self._recovered.take(~taken)
+        return np.isin(wanted, recovered)
+
+    def _fit(self, start_N: np.ndarray | None, precision: float) -> BradleyTerry:
+        return bradley_terry(len(self), self._made.pairs_P2, self._made.probability_P, start_N, precision)
+
+    @property
+    def _made(self) -> Outcomes:
+        """All comparisons that are made."""
+        if len(self._blocks) > 1:
+            self._blocks = [Outcomes(*map(np.concatenate, zip(*self._blocks, strict=True)))]
+        return self._blocks[0]
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {video_id: row for row, video_id in enumerate(self.video_ids)}
 
     @property
     def _in_one_piece(self) -> bool:
         """Whether published comparisons join all videos that have any."""
-        return len(np.unique(self.strengths().component_N[self._settled_N])) <= 1
+        return len(np.unique(components(len(self), self._made.pairs_P2)[self._settled_N])) <= 1
 
-    def _extend(self, pairs_P2: np.ndarray, probability_P: np.ndarray, order_gap_P: np.ndarray) -> None:
-        self._pairs_P2 = np.concatenate([self._pairs_P2, pairs_P2])
-        self._probability_P = np.concatenate([self._probability_P, probability_P])
-        self._order_gap_P = np.concatenate([self._order_gap_P, order_gap_P])
+    def _codes(self, pairs_P2: np.ndarray) -> np.ndarray:
+        return pair_codes(len(self), *pairs_P2.T)
 
+    def _outcomes(self, comparisons: pa.Table) -> Outcomes:
+        """Give the comparisons that are of this model, and of versions that are scored now."""
+        comparisons = comparisons.filter(pc.field("model_id") == self.model_id)
+        etags = pc.unique(self._videos["etag"])
+        etag_N = places(self._videos["etag"], etags)
+        row_2P = np.stack([places(comparisons[f"video_id_{side}"], self._videos["video_id"]) for side in "ab"])
+        etag_2P = np.stack([places(comparisons[f"etag_{side}"], etags) for side in "ab"])
+        holds_P = ((row_2P >= 0) & (etag_2P >= 0)).all(axis=0)
+        holds_P[holds_P] = (etag_N[row_2P[:, holds_P]] == etag_2P[:, holds_P]).all(axis=0)
+        columns = (comparisons[name].to_numpy() for name in ("probability_a_better", "order_gap"))
+        return Outcomes(np.ascontiguousarray(row_2P.T), *columns).take(holds_P)
 
-def _pairs_of(table: pa.Table, first: str, second: str) -> Iterator[tuple[str, str]]:
-    return zip(table[first].to_pylist(), table[second].to_pylist(), strict=True)
+    def _rows_of(self, outcomes: Outcomes) -> pa.Table:
+        """Give rows of the comparisons table."""
+        columns = {
+            f"{name}_{side}": pa.DictionaryArray.from_arrays(pa.array(row_P), values)
+            for name, values in self._values.items()
+            for side, row_P in zip("ab", outcomes.pairs_P2.T, strict=True)
+        }
+        here_P = pa.array(np.zeros(len(outcomes.pairs_P2), np.int32))
+        columns["model_id"] = pa.DictionaryArray.from_arrays(here_P, pa.array([self.model_id]))
+        columns["probability_a_better"] = pa.array(outcomes.probability_P)
+        columns["order_gap"] = pa.array(outcomes.order_gap_P)
+        schema = SCHEMAS["comparisons"]
+        return pa.table([columns[name] for name in schema.names], schema=schema)
+
+    @cached_property
+    def _values(self) -> dict[str, pa.Array]:
+        """Ids and ETags of the videos, in one array each."""
+        found = self._videos.combine_chunks()
+        return {
+            name: pa.concat_arrays(found[name].chunks or [pa.array([], pa.string())]) for name in found.column_names
+        }
 
 
 class TokenTable(Mapping[str, "VisualTokens"]):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpllm_dagster.batch import VideoItem
+from cpllm_dagster.schemas import places
 from cpllm_model.errors import VideoError, video_error
 
 #: Failures that may pass: rows with these are tried again by the next run.
@@ -20,23 +22,20 @@ TRANSIENT_TYPES = frozenset(error.error_type for error in VideoError.__subclasse
 #: Tables that have a row for each scored video beside its row in `scores`.
 COMPANIONS = ("descriptions", "features")
 
-#: A video's version: its id and its ETag.
-Version = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class QualityPlan:
     """What holds and what is to be done for one library and model.
 
     Args:
-        kept: versions whose published rows hold, scored or failed.
+        kept: id and ETag of the videos whose published rows hold, scored or failed.
         recovered: for each table, the rows of a broken run that hold and are not published.
         refused: failures of the catalogue that are not yet among the scores.
         todo: videos to decode and score.
         complete: nothing is to be done, and the published tables have no row too many.
     """
 
-    kept: frozenset[Version]
+    kept: pa.Table
     recovered: dict[str, pa.Table]
     refused: list[tuple[VideoItem, VideoError]]
     todo: list[VideoItem]
@@ -54,50 +53,32 @@ def plan_quality(
         parts: the same of a broken run.
         model_id: the model that is to answer.
     """
-    readable = {version_of(row): row for row in catalog.filter(pc.field("status") == "ok").to_pylist()}
-    failed = {version_of(row): row for row in catalog.filter(pc.field("status") == "failed").to_pylist()}
-    same_failure = {
-        version
-        for version, error_type in _failures(before["scores"], model_id).items()
-        if version in failed and failed[version]["error_type"] == error_type
-    }
-    published_answers = _answers(before, model_id) & readable.keys()
-    recovered_answers = (_answers(parts, model_id) & readable.keys()) - published_answers
-    kept = frozenset(published_answers | same_failure)
+    readable_N = pc.equal(catalog["status"], "ok").to_numpy()
+    same_failure_N = ~readable_N & _failed_alike(before["scores"], catalog, model_id)
+    published_N = readable_N & _answered(before, catalog, model_id)
+    recovered_N = readable_N & _answered(parts, catalog, model_id) & ~published_N
+    refused_N = ~readable_N & ~same_failure_N
+    todo_N = readable_N & ~published_N & ~recovered_N
+    versions = catalog.select(["video_id", "etag"])
+    kept, recovered = (versions.filter(chosen_N) for chosen_N in (published_N | same_failure_N, recovered_N))
     refused = [
         (item_of(row), video_error(row["error_type"], row["uri"], row["error_message"]))
-        for version, row in failed.items()
-        if version not in same_failure
-    ]
-    todo = [
-        item_of(row)
-        for version, row in readable.items()
-        if version not in published_answers and version not in recovered_answers
+        for row in catalog.filter(refused_N).to_pylist()
     ]
     return QualityPlan(
         kept=kept,
-        recovered={name: rows_of(parts[name], recovered_answers, model_id) for name in ("scores", *COMPANIONS)},
+        recovered={name: rows_of(parts[name], recovered, model_id) for name in ("scores", *COMPANIONS)},
         refused=refused,
-        todo=todo,
-        complete=not (refused or todo or recovered_answers)
+        todo=[item_of(row) for row in catalog.filter(todo_N).to_pylist()],
+        complete=not (refused or todo_N.any() or recovered_N.any())
         and all(len(rows_of(table, kept, model_id)) == len(table) for table in before.values()),
     )
 
 
-def rows_of(table: pa.Table, versions: frozenset[Version] | set[Version], model_id: str) -> pa.Table:
-    """Give the rows of these versions and this model."""
-    columns = (table[name].to_pylist() for name in ("video_id", "etag", "model_id"))
-    chosen = [
-        row
-        for row, (video, etag, model) in enumerate(zip(*columns, strict=True))
-        if model == model_id and (video, etag) in versions
-    ]
-    return table if len(chosen) == len(table) else table.take(pa.array(chosen, pa.int64()))
-
-
-def version_of(row: dict) -> Version:
-    """Give the version that a row is about."""
-    return row["video_id"], row["etag"]
+def rows_of(table: pa.Table, versions: pa.Table, model_id: str) -> pa.Table:
+    """Give the rows of these versions (id and ETag, each once) and this model."""
+    chosen_P = _places(table, versions, model_id) >= 0
+    return table if chosen_P.all() else table.filter(chosen_P)
 
 
 def item_of(row: dict) -> VideoItem:
@@ -105,26 +86,40 @@ def item_of(row: dict) -> VideoItem:
     return VideoItem(row["video_id"], row["uri"], row["etag"], row["size_bytes"])
 
 
-def _answers(tables: dict[str, pa.Table], model_id: str) -> set[Version]:
-    """Versions that are scored with all companions, or failed for good."""
+def _answered(tables: dict[str, pa.Table], catalog: pa.Table, model_id: str) -> np.ndarray:
+    """Tell which videos of the catalogue are scored with all companions, or failed for good: bool (N,)."""
     scores = tables["scores"]
-    scored = set(_versions(scores.filter(pc.field("status") == "ok"), model_id))
+    scored_N = _there(scores.filter(pc.field("status") == "ok"), catalog, model_id)
     for name in COMPANIONS:
-        scored &= set(_versions(tables[name], model_id))
-    return scored | {
-        version for version, error_type in _failures(scores, model_id).items() if error_type not in TRANSIENT_TYPES
-    }
+        scored_N &= _there(tables[name], catalog, model_id)
+    passing = pc.field("error_type").isin(pa.array(sorted(TRANSIENT_TYPES)))
+    return scored_N | _there(scores.filter((pc.field("status") == "failed") & ~passing), catalog, model_id)
 
 
-def _failures(scores: pa.Table, model_id: str) -> dict[Version, str]:
+def _failed_alike(scores: pa.Table, catalog: pa.Table, model_id: str) -> np.ndarray:
+    """Tell which videos of the catalogue have failed among the scores as they failed there: bool (N,)."""
     failed = scores.filter(pc.field("status") == "failed")
-    return {
-        version_of(row): row["error_type"]
-        for row in failed.select(["video_id", "etag", "model_id", "error_type"]).to_pylist()
-        if row["model_id"] == model_id
-    }
+    place_P = _places(failed, catalog, model_id)
+    errors_P = failed["error_type"].to_numpy()
+    alike_P = (place_P >= 0) & (catalog["error_type"].to_numpy()[place_P] == errors_P)
+    found_N = np.zeros(len(catalog), bool)
+    found_N[place_P[alike_P]] = True
+    return found_N
 
 
-def _versions(table: pa.Table, model_id: str) -> list[Version]:
-    columns = (table[name].to_pylist() for name in ("video_id", "etag", "model_id"))
-    return [(video, etag) for video, etag, model in zip(*columns, strict=True) if model == model_id]
+def _there(table: pa.Table, versions: pa.Table, model_id: str) -> np.ndarray:
+    """Tell which versions have a row of this model: bool (N,)."""
+    place_P = _places(table, versions, model_id)
+    found_N = np.zeros(len(versions), bool)
+    found_N[place_P[place_P >= 0]] = True
+    return found_N
+
+
+def _places(table: pa.Table, versions: pa.Table, model_id: str) -> np.ndarray:
+    """Give where among the versions each row stands, -1 where it is of another version or model: int (P,)."""
+    place_P = places(table["video_id"], versions["video_id"])
+    if not len(versions):
+        return place_P
+    etags = pc.unique(versions["etag"])
+    same_P = places(versions["etag"], etags)[place_P] == places(table["etag"], etags)
+    return np.where(same_P & (places(table["model_id"], pa.array([model_id])) == 0), place_P, -1)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 
-from cpllm_dagster.schemas import KEYS, SCHEMAS, validate
+from cpllm_dagster.schemas import KEYS, SCHEMAS, key_values, names_as_text, places, validate
 from cpllm_dagster.tables import Lake
 from cpllm_model.errors import LakeError
 
@@ -20,7 +21,7 @@ def table_metadata(table_name: str) -> dict[str, Any]:
     """Give what the UI shows of an asset that is a table of the lake: its name there and its columns."""
     columns = [
         dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
-        for field in SCHEMAS[table_name]
+        for field in names_as_text(SCHEMAS[table_name])
     ]
     return {"table": table_name, "dagster/column_schema": dg.TableSchema(columns)}
 
@@ -79,7 +80,7 @@ def publish(
         old = published_or_empty(lake, table_name, library)
         if before is None or not valid.equals(old):
             lake.write(table_name, library, valid, run_id=run_id, model_id=model_id)
-            removed = len(_keys(table_name, old) - _keys(table_name, valid))
+            removed = _removed(table_name, old, valid)
     file = lake.metadata(table_name, library)
     assert file is not None
     row_count = file["row_count"]
@@ -99,5 +100,12 @@ def publish(
     )
 
 
-def _keys(table_name: str, table: pa.Table) -> set[tuple[str, ...]]:
-    return set(zip(*(table[name].to_pylist() for name in KEYS[table_name]), strict=True))
+def _removed(table_name: str, old: pa.Table, new: pa.Table) -> int:
+    """Count the rows whose key is no longer there."""
+    values = key_values(table_name, new)
+
+    def numbers(table: pa.Table) -> np.ndarray:
+        place_KN = np.stack([places(table[name], values).astype(np.int64) for name in KEYS[table_name]])
+        return np.where((place_KN < 0).any(axis=0), -1, place_KN[0] * len(values) + place_KN[-1])
+
+    return int((~np.isin(numbers(old), numbers(new))).sum())

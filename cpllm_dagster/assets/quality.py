@@ -15,11 +15,12 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from cpllm_dagster.assets.batch_config import BatchConfig
 from cpllm_dagster.assets.catalog import failure_metadata, video_catalog
-from cpllm_dagster.assets.incremental import Version, plan_quality, rows_of, version_of
+from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
 from cpllm_dagster.batch import VideoItem, VideoResult, score_videos
@@ -101,12 +102,13 @@ def quality(
     elapsed_s = time.monotonic() - started
     new["scores"] += [failure_row(item, error, model_id, context.run.run_id) for item, error in plan.refused]
     repeated = repeated_failures(new["scores"], now["scores"], model_id)
-    new["scores"] = [row for row in new["scores"] if version_of(row) not in repeated]
+    new["scores"] = [row for row in new["scores"] if row["video_id"] not in repeated]
+    holding = pa.concat_tables([plan.kept, pa.Table.from_pylist(list(repeated.values()), plan.kept.schema)])
 
     for name, asset in ASSETS.items():
         if not plan.complete:
             before = published_or_empty(tables, name, library) if name == "features" else now[name]
-            kept = rows_of(before, plan.kept | repeated, model_id)
+            kept = rows_of(before, holding, model_id)
             made = pa.Table.from_pylist(new[name], SCHEMAS[name])
             # A table of an earlier version may lack columns that may be null.
             now[name] = pa.concat_tables([kept, plan.recovered[name], made], promote_options="default")
@@ -174,15 +176,15 @@ def failure_row(item: VideoItem, error: VideoError, model_id: str, run_id: str) 
     }
 
 
-def repeated_failures(rows: list[dict[str, Any]], before: pa.Table, model_id: str) -> set[Version]:
-    """Give the versions that failed as they had failed before: their older row stays."""
-    old = {
-        (*version_of(row), row["error_type"])
-        for row in before.select(["video_id", "etag", "model_id", "error_type"]).to_pylist()
-        if row["model_id"] == model_id
-    }
+def repeated_failures(rows: list[dict[str, Any]], before: pa.Table, model_id: str) -> dict[str, dict[str, str]]:
+    """Give, by video id, the id and ETag of those that failed as they had failed before: their older row stays."""
+    same = ["video_id", "etag", "model_id", "error_type"]
+    failed = before.filter((pc.field("status") == "failed") & (pc.field("model_id") == model_id))
+    old = {tuple(row.values()) for row in failed.select(same).to_pylist()}
     return {
-        version_of(row) for row in rows if row["status"] == "failed" and (*version_of(row), row["error_type"]) in old
+        row["video_id"]: {"video_id": row["video_id"], "etag": row["etag"]}
+        for row in rows
+        if row["status"] == "failed" and tuple(row[name] for name in same) in old
     }
 
 

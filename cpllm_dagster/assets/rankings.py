@@ -49,7 +49,7 @@ def pairwise_comparisons(
     graph = ComparisonGraph(published(tables, "scores", library), model_id)
     graph.add_published(published_or_empty(tables, "comparisons", library))
     parts_name = f"{model_id} comparisons"
-    graph.add_table(tables.read_parts(library, parts_name)[0]["comparisons"])
+    graph.add_recovered(tables.read_parts(library, parts_name)[0]["comparisons"])
 
     made = 0
     if graph.unfinished:
@@ -60,11 +60,17 @@ def pairwise_comparisons(
                 answers = comparer.compare(pairs, tokens)
                 while part := list(islice(answers, config.part_pairs)):
                     rows = graph.add_answers(part)
-                    tables.append_part(library, parts_name, {"comparisons": rows.to_pylist()})
+                    tables.append_part(library, parts_name, {"comparisons": rows})
                     made += len(part)
                 context.log.info(f"{library!r}: round {round_index}: {len(pairs)} pairs, {made} compared so far")
     result = publish(
-        tables, "comparisons", library, graph.table(), made=made, run_id=context.run.run_id, model_id=model_id
+        tables,
+        "comparisons",
+        library,
+        graph.table() if graph.changed else None,
+        made=made,
+        run_id=context.run.run_id,
+        model_id=model_id,
     )
     tables.clear_parts(library, parts_name)
     return result

@@ -121,7 +121,7 @@ def test_comparisons_of_a_broken_run_are_not_made_again() -> None:
     first = next(graph.rounds())
     done = graph.add_answers([(a, b, Answer(0.5)) for a, b in first])  # pyright: ignore[reportArgumentType]
     resumed = graph_of(names(20))
-    resumed.add_table(done)
+    resumed.add_recovered(done)
     assert resumed.unfinished
     made = compare(resumed)
     assert made + len(done) == len(resumed.table())
@@ -131,7 +131,9 @@ def test_comparisons_of_a_broken_run_are_not_made_again() -> None:
 def test_comparisons_of_another_model_do_not_hold() -> None:
     table = published(names(5))
     column = table.schema.get_field_index("model_id")
-    other = table.set_column(column, table.schema.field(column), pa.array(["tiny-111111111111"] * len(table)))
+    other = table.set_column(
+        column, table.schema.field(column), pa.array(["tiny-111111111111"] * len(table)).dictionary_encode()
+    )
     assert len(graph_of(names(5), other).table()) == 0
 
 

@@ -60,7 +60,7 @@ def test_nothing_changed_is_complete() -> None:
     )
     assert found.complete
     assert todo(found) == [] and found.refused == []
-    assert found.kept == {("a", "1"), ("b", "1")}
+    assert found.kept.to_pylist() == [{"video_id": "a", "etag": "1"}, {"video_id": "b", "etag": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_only_what_changed_is_scored(rows: list[dict], expected: list[str]) -> N
 def test_another_model_scores_all() -> None:
     found = plan([catalog_row("a")], tables(answer("a", model="tiny-111111111111")))
     assert todo(found) == ["a"]
-    assert not found.kept
+    assert not len(found.kept)
 
 
 @pytest.mark.parametrize(("error_type", "expected"), [("corrupt_video", []), ("decode_timeout", ["a"])])
