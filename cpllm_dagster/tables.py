@@ -12,7 +12,7 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpllm_dagster import sql
-from cpllm_dagster.schemas import KEYS, SCHEMAS, schema, validate
+from cpllm_dagster.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
 from cpllm_dagster.storage import WORK_FOLDER, BucketStorage, FolderStorage, storage_at
 from cpllm_model.errors import LakeError
 
