@@ -1,6 +1,9 @@
-"""Print how long a model takes for a decoded video on one core, and where the time goes.
+"""Print how many videos a model answers for in a second, where the time goes, and how near that is to the machine.
 
-Run: python benchmarks/model_speed.py [--model tiny] [--threads 1] [--repeats 10]
+The videos are samples of random codes, in number and size those of a 10 s 1080p video. Operations are counted by torch
+in matrix products, convolutions and attention (two a multiply-add); the limit is what one large float32 matrix product
+reaches here. What a part computes besides (statistics of the pixels, say) counts no operation, but takes time.
+Run: python benchmarks/model_speed.py [--model tiny] [--threads 1] [--device cpu] [--repeats 10]
 """
 
 from __future__ import annotations
@@ -13,45 +16,101 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.samples import VideoInfo, VideoSamples
 
+BATCHES = (1, 4, 8)
+MATRIX = 2048
+
 
 def main() -> None:
-    """Time each part on samples of random codes, whose number and sizes are those of a 10 s 1080p video."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Time each part on its own, the parts together by batch, and the machine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    predictor = QualityPredictor.from_pretrained(arguments.model)
-    samples = [video(predictor, seed) for seed in range(8)]
-    tokens = predictor.encode(samples)
-    model, processor = predictor.model, predictor.processor
-    inputs = processor(samples[0].context_NMCHW, samples[0].bursts_NTCHW)
+    predictor = QualityPredictor.from_pretrained(arguments.model, arguments.device)
+    samples = [video(predictor, seed) for seed in range(max(BATCHES))]
     with torch.inference_mode():
-        parts: dict[str, Callable[[], Any]] = {
-            "context encoder": lambda: model.see_context(inputs["context_values"].flatten(0, 1)),
-            "pixel encoder": lambda: model.see_pixels(inputs["pixel_values"]),
-            "score": lambda: predictor.rate(tokens[:1]),
-            "description and distortions": lambda: predictor.describe_tokens(tokens[:1]),
-            "comparison": lambda: predictor.compare_tokens(tokens[:1], tokens[1:2]),
-            "score and description, one video": lambda: answers(predictor, samples[:1]),
-            "score and description, eight videos, each": lambda: answers(predictor, samples),
-        }
-        print(f"{predictor.model_id} on {model.device}, {arguments.threads} thread(s), median of {arguments.repeats}")
+        limit = limit_flops(predictor.model.device, arguments.repeats)
+        print(f"{predictor.model_id} on {predictor.model.device}, {arguments.threads} thread(s), ", end="")
+        print(f"median of {arguments.repeats}; a matrix product of {MATRIX} reaches {limit / 1e9:.0f} GFLOP/s\n")
+        print("| part, of one video | ms | share of the time | GFLOP | of the limit |\n|---|--:|--:|--:|--:|")
+        parts = split(predictor, samples[0])
+        times = {name: seconds(call, arguments.repeats) for name, call in parts.items()}
+        whole_s = times[WHOLE]
         for name, call in parts.items():
-            count = 8 if "eight" in name else 1
-            print(f"{name:42s} {seconds(call, arguments.repeats) / count * 1000:7.1f} ms")
+            flops = operations(call)
+            shares = f"{times[name] / whole_s:.0%} | {flops / 1e9:.2f} | {flops / times[name] / limit:.0%}"
+            print(f"| {name} | {times[name] * 1000:.1f} | {shares} |")
+        print("\n| videos at once | videos/s |\n|--:|--:|")
+        for batch in BATCHES:
+            taken = seconds(lambda batch=batch: answer(predictor, samples[:batch]), arguments.repeats)
+            print(f"| {batch} | {batch / taken:.1f} |")
+        read, written = tokens_a_second(predictor, samples[0], arguments.repeats)
+        print(f"\nThe decoder reads {read:.0f} tokens/s and writes {written:.0f} tokens/s, of one video at a time.")
 
 
-def answers(predictor: QualityPredictor, samples: list[VideoSamples]) -> None:
+WHOLE = "score and description, all of it"
+
+
+def split(predictor: QualityPredictor, samples: VideoSamples) -> dict[str, Callable[[], Any]]:
+    """Give a call for each part; the last two are asked of tokens that are kept."""
+    model, processor = predictor.model, predictor.processor
+    tokens = predictor.encode([samples])
+    made = processor(samples.context_NMCHW, samples.bursts_NTCHW)
+    inputs = {key: value.to(model.device) for key, value in made.items()}
+    hidden = model.see_context(inputs["context_values"].flatten(0, 1)), model.see_pixels(inputs["pixel_values"])
+    return {
+        "samples to tensors": lambda: processor(samples.context_NMCHW, samples.bursts_NTCHW),
+        "context encoder": lambda: model.see_context(inputs["context_values"].flatten(0, 1)),
+        "pixel encoder": lambda: model.see_pixels(inputs["pixel_values"]),
+        "projectors": lambda: model.project(*hidden),
+        "decoder: score, of the whole and of segments": lambda: predictor.rate(tokens),
+        "decoder: distortions and description": lambda: predictor.describe_tokens(tokens),
+        WHOLE: lambda: answer(predictor, [samples]),
+        "decoder: comparison of a pair": lambda: predictor.compare_tokens(tokens, tokens),
+    }
+
+
+def answer(predictor: QualityPredictor, samples: list[VideoSamples]) -> None:
     """Score and describe."""
     tokens = predictor.encode(samples)
     predictor.rate(tokens)
     predictor.describe_tokens(tokens)
+
+
+def tokens_a_second(predictor: QualityPredictor, samples: VideoSamples, repeats: int) -> tuple[float, float]:
+    """Give how fast the decoder takes in a question with its visual tokens, and how fast it writes."""
+    model, processor = predictor.model, predictor.processor
+    visual_NLD = predictor.encode([samples])[0].tokens_NLD
+    visual = torch.from_numpy(visual_NLD).flatten(0, 1).to(model.device)
+    question = processor.describe_ids(len(visual_NLD), "fair", {})
+    ids = torch.tensor([question], device=model.device)
+    decoder = model.language_model.get_decoder()
+    read_s = seconds(lambda: decoder(inputs_embeds=model.embed(ids, visual)), repeats)
+    never = -1  # no token ends the text, so that its length is the configured one
+    written = len(model.write(question, visual, never, []))
+    write_s = seconds(lambda: model.write(question, visual, never, []), repeats)
+    return len(question) / read_s, written / (write_s - read_s)
+
+
+def limit_flops(device: torch.device, repeats: int) -> float:
+    """Give the operations a second of a large matrix product."""
+    matrix = torch.randn(MATRIX, MATRIX, device=device)
+    return 2 * MATRIX**3 / seconds(lambda: matrix @ matrix, repeats)
+
+
+def operations(call: Callable[[], Any]) -> int:
+    """Count the operations of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 def video(predictor: QualityPredictor, seed: int) -> VideoSamples:
@@ -72,6 +131,8 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     for _ in range(repeats):
         started = time.perf_counter()
         call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return median(times)
 
