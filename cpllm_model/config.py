@@ -43,7 +43,7 @@ class CPLLMPixelConfig(PreTrainedConfig):
     stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
     fragment_tokens: int = 3
     statistics: bool = True
-    dropout: float = 0.2
+    dropout: float = 0.3
 
     @property
     def hidden_size(self) -> int:

@@ -69,9 +69,11 @@ class CPLLMPixelEncoder(PreTrainedModel):
             self.register_buffer("statistics_std", torch.ones(inputs))
             self.statistics_mlp = nn.Sequential(
                 nn.Dropout(config.dropout),
-                nn.Linear(inputs, config.hidden_size // 2),
+                nn.Linear(inputs, config.hidden_size),
+                nn.LayerNorm(config.hidden_size),
                 nn.GELU(),
-                nn.Linear(config.hidden_size // 2, config.hidden_size),
+                nn.Dropout(config.dropout),
+                nn.Linear(config.hidden_size, config.hidden_size),
             )
         self.post_init()
 

@@ -1,12 +1,14 @@
 """Statistics of a burst of fragments: what signal processing knows of distortions, computed rather than learned.
 
 Tone, colour, gradients over scales, spectra, block grids, flat areas, local contrast (MSCN, Mittal et al. 2012),
-combs in the histogram (banding), and what changes from frame to frame. Each is a few numbers a fragment; over the
-fragments of a burst their mean and spread are kept. In: YUV codes. Out: one vector a burst, each number about -5..5
-once it is standardised. Knows nothing of what is learned from them.
+the sharpness of edges, the detail of chroma, combs in the histogram (banding), and what changes from frame to frame.
+Each is a few numbers a fragment; over the fragments of a burst their mean and spread are kept. Of the blocks of a
+burst, ordered by their contrast, how much fine detail goes with how much contrast: in natural pictures the two go
+together, and encoders, blur and noise each part them in their own way. In: YUV codes. Out: one vector a burst, each
+number about -5..5 once it is standardised. Knows nothing of what is learned from them.
 
-Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side. Where a function serves both, N
-counts fragments of one burst.
+Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side, L blocks. Where a function serves
+both, N counts fragments of one burst.
 """
 
 from __future__ import annotations
@@ -30,6 +32,13 @@ COMB_EDGES = (6, 9, 12, 16, 21, 27, 35, 46, 60, 79, 103, 128)
 COMB_LAGS = (1, 2, 3, 5)
 MSCN_EDGES = (0.1, 0.3, 0.6, 1.0, 1.5, 2.5)
 MSCN_WINDOW_PX = 7
+#: Edges of bands of a block's discrete cosine transform, distance from its mean; the lowest band is its contrast.
+DCT_EDGES = (0.5, 2.1, 4.1, 6.1, 12.0)
+CONTRAST_BINS = 6
+#: Share of the steps of a fragment, the strongest, that count as edges.
+EDGE_SHARE = 0.02
+EDGE_SPANS_PX = (3, 5)
+CHROMA_SCALES = 3
 #: A frame that repeats the one before differs in fewer pixels than this share.
 REPEATED_SHARE = 0.03
 
@@ -51,8 +60,10 @@ def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int) -> torch.Tensor
 
 def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:
     """Give the statistics of one burst."""
-    luma_FBPP = planes_FB3PP[:, :, 0]
+    luma_FBPP, chroma_FB2PP = planes_FB3PP[:, :, 0], planes_FB3PP[:, :, 1:]
     first, last, step = luma_FBPP[:, 0], luma_FBPP[:, -1], luma_FBPP[:, 1] - luma_FBPP[:, 0]
+    middle = luma_FBPP.shape[1] // 2
+    late_step = luma_FBPP[:, middle] - luma_FBPP[:, middle - 1]
     histogram = _histogram(first)
     each = torch.cat(
         [
@@ -71,9 +82,34 @@ def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:
         1,
     )
     std, mean = torch.std_mean(each, 0, correction=0)
+    local = torch.cat(
+        [
+            *(_edges(frame) for frame in (first, last, functional.avg_pool2d(first, 2))),
+            _chroma_detail(chroma_FB2PP[:, 0]),
+            _chroma_detail(chroma_FB2PP[:, 1] - chroma_FB2PP[:, 0]),
+            _persistence(luma_FBPP),
+            *(_grid_steps(plane) for plane in (first, last, step)),
+        ],
+        1,
+    )
+    local_std, local_mean = torch.std_mean(local, 0, correction=0)
+    blocks = _dct_blocks(first)
+    # Blocks of differences are ordered by the contrast of what they belong to.
+    order = _band_energies(blocks)[:, 0].argsort(stable=True)
+    last_blocks = _dct_blocks(last)
+    last_order = _band_energies(last_blocks)[:, 0].argsort(stable=True)
+    detail = [
+        _detail_by_contrast(blocks, order),
+        _detail_by_contrast(last_blocks, last_order),
+        _detail_by_contrast(_dct_blocks(step), order),
+        _detail_by_contrast(_dct_blocks(late_step), order),
+    ]
     histograms = [histogram, *(_histogram(plane) for plane in planes_FB3PP[:, 0, 1:].unbind(1))]
     combs = _comb(torch.stack([one.mean(0) for one in histograms]))
-    return torch.cat([mean, std, combs.flatten(), _rhythm(luma_FBPP)])
+    return torch.cat(
+        [mean, std, combs.flatten(), _rhythm(luma_FBPP), *detail, local_mean, local_std, local.amin(0), local.amax(0),
+         _pulse(luma_FBPP)]
+    )  # fmt: skip
 
 
 @functools.cache
@@ -160,6 +196,21 @@ def _block_grid(luma_NPP: torch.Tensor) -> torch.Tensor:
     return torch.stack(found, 1)
 
 
+def _grid_steps(luma_NPP: torch.Tensor) -> torch.Tensor:
+    """Compare how much steps stand out from their neighbours at the best phase of each grid period."""
+    found = []
+    for luma in (luma_NPP, luma_NPP.transpose(1, 2)):
+        size = (luma[..., 1:] - luma[..., :-1]).abs()
+        raised = (size[..., 1:-1] - (size[..., :-2] + size[..., 2:]) / 2).mean(1)
+        mean = size.mean((1, 2)) + 0.1
+        for period in (*GRID_PERIODS_PX, 2 * GRID_PERIODS_PX[-1]):
+            # A fragment may be smaller than the longest period: then its last phases are not there.
+            phases = functional.pad(raised, (0, -raised.shape[1] % period), value=math.nan)
+            top = phases.unflatten(1, (-1, period)).nanmean(1).nan_to_num(0.0).topk(2, 1).values
+            found += [top[:, 0] / mean, (top[:, 0] - top[:, 1]) / mean]
+    return torch.stack(found, 1)
+
+
 def _flatness(luma_NPP: torch.Tensor) -> torch.Tensor:
     found = []
     for step in (luma_NPP[:, :, 1:] - luma_NPP[:, :, :-1], luma_NPP[:, 1:] - luma_NPP[:, :-1]):
@@ -212,6 +263,98 @@ def _changes(luma_NBPP: torch.Tensor) -> torch.Tensor:
     return torch.cat(
         [mean, mean.sort(1).values, same, same.sort(1).values, _log(bent)[:, None], drift, mean.std(1, keepdim=True)], 1
     )
+
+
+@functools.cache
+def _dct_basis() -> torch.Tensor:
+    """Give the orthonormal discrete cosine transform, (BLOCK_PX, BLOCK_PX)."""
+    order, place = torch.arange(BLOCK_PX)[:, None], torch.arange(BLOCK_PX)[None]
+    basis = torch.cos(order * (2 * place + 1) * math.pi / (2 * BLOCK_PX)) * math.sqrt(2 / BLOCK_PX)
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
+@functools.cache
+def _dct_bands() -> torch.Tensor:
+    """Give which coefficients are averaged in which band, (BLOCK_PX ** 2, bands)."""
+    radius = torch.hypot(torch.arange(float(BLOCK_PX))[:, None], torch.arange(float(BLOCK_PX))[None]).flatten()
+    masks = [((radius >= a) & (radius < b)).float() for a, b in pairwise(DCT_EDGES)]
+    return torch.stack([mask / mask.sum() for mask in masks], 1)
+
+
+def _dct_blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
+    """Give the coefficients of all blocks, (L, BLOCK_PX ** 2)."""
+    side, basis = plane_NPP.shape[-1] // BLOCK_PX * BLOCK_PX, _dct_basis().to(plane_NPP.device)
+    blocks = plane_NPP[:, :side, :side].unflatten(2, (-1, BLOCK_PX)).unflatten(1, (-1, BLOCK_PX)).transpose(2, 3)
+    return (basis @ blocks @ basis.T).reshape(-1, BLOCK_PX**2)
+
+
+def _band_energies(blocks: torch.Tensor) -> torch.Tensor:
+    return blocks.square() @ _dct_bands().to(blocks.device)
+
+
+def _detail_by_contrast(blocks: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Describe blocks (L, BLOCK_PX ** 2) in groups as large as each other, in the stated order of contrast.
+
+    Of each group: the mean energy of every band, the spread of all but the lowest, and the share of coefficients that
+    are all but zero.
+    """
+    energies, empty = _log(_band_energies(blocks))[order], (blocks.abs() < 0.5).float().mean(1)[order]
+    found = []
+    for part, share in zip(energies.tensor_split(CONTRAST_BINS), empty.tensor_split(CONTRAST_BINS), strict=True):
+        found += [part.mean(0), part[:, 1:].std(0, correction=0), share.mean(0, keepdim=True)]
+    return torch.cat(found)
+
+
+def _edges(luma_NPP: torch.Tensor) -> torch.Tensor:
+    """Tell how much of the rise over a few pixels the steepest steps make: near 1 is sharp, whatever is shown."""
+    found = []
+    for luma in (luma_NPP, luma_NPP.transpose(1, 2)):
+        step, reach = luma[..., 1:] - luma[..., :-1], max(EDGE_SPANS_PX) // 2
+        size = step[..., reach:-reach].abs().flatten(1)
+        count = max(1, round(EDGE_SHARE * size.shape[1]))
+        strongest, places = size.topk(count, 1)
+        for span in EDGE_SPANS_PX:
+            trim = reach - span // 2
+            rise = (luma[..., span:] - luma[..., :-span])[..., trim : -trim or None]
+            share = (strongest / (rise.abs().flatten(1).gather(1, places) + 2)).clamp(max=3)
+            found += [share.mean(1), share.sort(1).values[:, int(0.8 * (count - 1))]]
+        found.append(_log(strongest.mean(1)))
+    return torch.stack(found, 1)
+
+
+def _chroma_detail(chroma_N2PP: torch.Tensor) -> torch.Tensor:
+    """Describe the steps of chroma, or of its change, over scales; encoders save there first."""
+    # Chroma has half the size of luma and was repeated.
+    plane, found = chroma_N2PP[..., ::2, ::2], []
+    for _ in range(CHROMA_SCALES):
+        for gradient in (plane[..., 1:] - plane[..., :-1], plane[..., 1:, :] - plane[..., :-1, :]):
+            size = gradient.abs()
+            found += [_log(size.mean((2, 3))), (size < 0.5).float().mean((2, 3))]
+        plane = functional.avg_pool2d(plane, 2)
+    return torch.cat(found, 1)
+
+
+def _persistence(luma_FBPP: torch.Tensor) -> torch.Tensor:
+    """Correlate the fine detail of frames near and far: texture stays where it is or moves, noise is new each time."""
+    last = luma_FBPP.shape[1] - 1
+    fine = [
+        luma - functional.avg_pool2d(luma, 3, 1, 1, count_include_pad=False)
+        for luma in (luma_FBPP[:, index] for index in (0, 1, (last + 1) // 2, last))
+    ]
+    pairs = ((fine[0], fine[1]), (fine[0], fine[2]), (fine[0], fine[3]), (fine[1] - fine[0], fine[2] - fine[1]))
+    found = []
+    for one, other in pairs:
+        one, other = one.flatten(1), other.flatten(1)
+        found.append((one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + 1))
+    return torch.stack(found, 1)
+
+
+def _pulse(luma_FBPP: torch.Tensor) -> torch.Tensor:
+    """Give the fine detail of each frame against the burst's mean: key frames have more."""
+    fine = luma_FBPP[..., 2:] - 2 * luma_FBPP[..., 1:-1] + luma_FBPP[..., :-2]
+    level = _log(fine.abs().mean((0, 2, 3)))
+    return level - level.mean()
 
 
 def _comb(histogram: torch.Tensor) -> torch.Tensor:

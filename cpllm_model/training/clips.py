@@ -33,7 +33,7 @@ from cpllm_model.sandbox import DecodeSandbox
 from cpllm_model.training.manifest import LabelledVideo
 
 _VIDEOS_PER_TASK = 16
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 @dataclass(frozen=True)
