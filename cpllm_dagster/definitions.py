@@ -27,6 +27,7 @@ from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.objects import VideoStore
 from cpllm_dagster.promotion import BUNDLED, PROMOTED
 from cpllm_dagster.resources import BatchRay, Catalog, PromotedModels, QualityModel, TableLake, VideoLimits
+from cpllm_dagster.s3_object import without_secrets
 from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError
 
@@ -60,7 +61,7 @@ def s3_endpoint_url() -> str | None:
     """
     url = _optional("CPLLM_S3_ENDPOINT_URL")
     if url is not None and not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"CPLLM_S3_ENDPOINT_URL is {url!r}; give http://… or https://…")
+        raise ConfigurationError(f"CPLLM_S3_ENDPOINT_URL is {without_secrets(url)!r}; give http://… or https://…")
     return url
 
 

@@ -14,13 +14,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 from urllib.request import url2pathname
 
 import botocore.session
@@ -28,7 +28,7 @@ from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
-from cpllm_dagster.s3_object import RangedFile, S3Object, client_config, listing_error
+from cpllm_dagster.s3_object import RangedFile, S3Object, client_config, is_endpoint, listing_error, without_secrets
 from cpllm_model.errors import (
     ConfigurationError,
     LimitExceededError,
@@ -99,9 +99,9 @@ class VideoStore:
     def __post_init__(self) -> None:
         scheme, separator, rest = self.uri.partition("://")
         bucket = rest.partition("/")[0]
-        if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and bucket)):
-            raise ConfigurationError(f"{self.uri!r} is neither s3://bucket/prefix nor a folder")
-        if self.endpoint_url is not None and not _is_endpoint(self.endpoint_url):
+        if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and bucket and "@" not in bucket)):
+            raise ConfigurationError(f"{without_secrets(self.uri)!r} is neither s3://bucket/prefix nor a folder")
+        if self.endpoint_url is not None and not is_endpoint(self.endpoint_url):
             raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,7 +147,7 @@ class VideoStore:
             ObjectMissingError, ObjectChangedError: the object is gone, or is no longer the listed one.
             SourceReadError: the storage failed to deliver the bytes, after retries.
             LimitExceededError: the object is larger than the limit.
-            ConfigurationError: the credentials or the bucket have become wrong.
+            ConfigurationError: the credentials or the bucket have become wrong, or the disk of temporary files is full.
         """
         if size_bytes > limits.max_file_bytes:
             raise LimitExceededError(uri, f"{size_bytes} bytes are more than {limits.max_file_bytes}")
@@ -274,9 +274,7 @@ class _S3Prefix:
         if size_bytes > DOWNLOAD_BYTES or not whole:
             yield cast(BinaryIO, RangedFile(source))
             return
-        with tempfile.TemporaryFile() as file:
-            source.download(file)
-            file.seek(0)
+        with _downloaded(source) as file:
             yield file
 
     def _pages(self, **query: str) -> Iterator[dict[str, Any]]:
@@ -296,6 +294,16 @@ def _moment(text: str) -> datetime:
         return parse_timestamp(text)
 
 
-def _is_endpoint(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+def _downloaded(source: S3Object) -> BinaryIO:
+    """A temporary file without a name that holds all of an object's bytes."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            source.download(file)
+            file.seek(0)
+        except OSError as error:
+            raise ConfigurationError(
+                f"a video cannot be kept in the temporary folder {tempfile.tempdir!r}: {error.strerror}"
+            ) from error
+        stack.pop_all()
+        return cast(BinaryIO, file)

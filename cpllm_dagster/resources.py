@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
 from dagster_ray import LocalRay
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from cpllm_dagster.objects import VideoStore
 from cpllm_dagster.promotion import BUNDLED, find_model
@@ -46,6 +47,8 @@ class TableLake(dg.ConfigurableResource):
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; the tables are published below it.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    _claims: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _claimed: dict[str, Lake] = PrivateAttr(default_factory=dict)
 
     def open(self) -> Lake:
         """Open the tables.
@@ -54,6 +57,25 @@ class TableLake(dg.ConfigurableResource):
             LakeError: the address is none that can be written.
         """
         return Lake(self.uri, self.s3_endpoint_url)
+
+    def claim(self, context: dg.AssetExecutionContext, library: str) -> Lake:
+        """Open the tables, with the library claimed until the run ends: two runs never write the same tables.
+
+        Raises:
+            LakeError: as `open`, or another run holds the library.
+        """
+        if library not in self._claimed:
+            lake = self.open()
+            holder = f"run {context.run.run_id}, process {os.getpid()} on {socket.gethostname()}"
+            self._claims.enter_context(lake.claim(library, holder))
+            self._claimed[library] = lake
+        return self._claimed[library]
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Self]:
+        """Give the resource, and end its claims at the run's end."""
+        with self._claims:
+            yield self
 
 
 class VideoLimits(dg.ConfigurableResource):

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -34,6 +35,8 @@ PIECE_BYTES = 16 << 20
 BLOCK_BYTES = 1 << 20
 BLOCKS_KEPT = 32
 BODY_ATTEMPTS = 3
+#: Silence after which a request is given up, to be repeated by botocore.
+READ_TIMEOUT_S = 20.0
 #: A range that trickles in for longer than this is given up, however alive the connection looks.
 RANGE_DEADLINE_S = 30.0
 
@@ -58,11 +61,26 @@ def client_config(endpoint_url: str | None) -> Config:
     """Time limits and bounded retries of a client; S3-compatible servers know no bucket host names."""
     return Config(
         connect_timeout=5,
-        read_timeout=20,
+        read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=32,
         s3={"addressing_style": "path" if endpoint_url else "auto"},
     )
+
+
+def is_endpoint(url: str) -> bool:
+    """Whether an address is one of an S3 endpoint, and holds neither a password nor a signature."""
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and not parts.query
+
+
+def without_secrets(address: str) -> str:
+    """An address without what may be a password or a signature: what stands before an @ or after a question mark."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def listing_error(address: str, error: BotoCoreError | ClientError) -> ConfigurationError | SourceReadError:
@@ -132,7 +150,7 @@ class S3Object:
                 Range=f"bytes={start}-{stop - 1}",
             )
         except ClientError as error:
-            raise self._refusal(_code(error)) from error
+            raise self._refusal(_code(error)) from None  # its text is the storage's own
         except BotoCoreError as error:
             raise SourceReadError(self.uri, f"no answer after retries: {type(error).__name__}") from error
         if answer["ETag"].strip('"') != self.etag:  # an S3 look-alike that ignores If-Match

@@ -28,6 +28,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
+from cpllm_dagster.s3_object import is_endpoint
 from cpllm_model.errors import LakeError
 
 WORK_FOLDER = ".work"
@@ -46,7 +47,7 @@ class FolderStorage:
 
     def list(self, prefix: str) -> list[str]:
         """Return the names that begin with the folder `prefix`, sorted."""
-        with _translated(str(self.root)):
+        with translated(str(self.root)):
             found = sorted(path for path in (self.root / prefix).rglob("*") if path.is_file())
         return [path.relative_to(self.root).as_posix() for path in found]
 
@@ -58,7 +59,7 @@ class FolderStorage:
     def work_file(self) -> Iterator[Path]:
         """Lend a path on the lake's own disk, where no table's glob reaches; it is removed at the end."""
         folder = self.root / WORK_FOLDER / "writing"
-        with _translated(str(folder)):
+        with translated(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.iterdir():
                 with contextlib.suppress(FileNotFoundError):
@@ -73,7 +74,7 @@ class FolderStorage:
     def put(self, source: Path, name: str) -> None:
         """Move a work file to its name in one rename; readers see the old file or the new one."""
         target = self.root / name
-        with _translated(str(target)):
+        with translated(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             sync(source)
             source.replace(target)
@@ -81,7 +82,7 @@ class FolderStorage:
 
     def delete(self, names: list[str]) -> None:
         """Remove files; a missing one is no error."""
-        with _translated(str(self.root)):
+        with translated(str(self.root)):
             for name in names:
                 (self.root / name).unlink(missing_ok=True)
 
@@ -96,14 +97,14 @@ class BucketStorage:
         self._endpoint_url = endpoint_url
 
     @functools.cached_property
-    def _client(self) -> Any:
-        with _translated(self.address):
+    def client(self) -> Any:
+        with translated(self.address):
             return _s3_client(self._endpoint_url)
 
     def list(self, prefix: str) -> list[str]:
         """Return the names that begin with the folder `prefix`, sorted."""
-        pages = self._client.get_paginator("list_objects_v2")
-        with _translated(self.address):
+        pages = self.client.get_paginator("list_objects_v2")
+        with translated(self.address):
             keys = [
                 item["Key"].removeprefix(self.prefix)
                 for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}/")
@@ -113,26 +114,28 @@ class BucketStorage:
 
     def open(self, name: str) -> Snapshot:
         """Open an object's present version; raises FileNotFoundError when there is none of this name."""
-        return _ObjectSnapshot(self._client, self.bucket, self.prefix + name)
+        return _ObjectSnapshot(self.client, self.bucket, self.prefix + name)
 
     @contextlib.contextmanager
     def work_file(self) -> Iterator[Path]:
         """Lend a path on the local disk; it is removed at the end."""
-        with tempfile.TemporaryDirectory(prefix="cpllm-lake-") as folder:
-            yield Path(folder) / "work.tmp"
+        with translated(tempfile.gettempdir()):
+            folder = tempfile.TemporaryDirectory(prefix="cpllm-lake-")
+        with folder as path:
+            yield Path(path) / "work.tmp"
 
     def put(self, source: Path, name: str) -> None:
         """Upload a work file; S3 shows the object when it is complete, and the old one until then."""
         transfer = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=_MULTIPART_BYTES)
-        with _translated(self.address):
-            self._client.upload_file(str(source), self.bucket, self.prefix + name, Config=transfer)
+        with translated(self.address):
+            self.client.upload_file(str(source), self.bucket, self.prefix + name, Config=transfer)
 
     def delete(self, names: list[str]) -> None:
         """Remove objects; a missing one is no error."""
-        with _translated(self.address):
+        with translated(self.address):
             for start in range(0, len(names), 1000):
                 keys = [{"Key": self.prefix + name} for name in names[start : start + 1000]]
-                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+                answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
                 for failure in answer.get("Errors", ()):
                     raise LakeError(f"{self.address}{failure['Key']}: not deleted ({failure['Code']})")
 
@@ -145,8 +148,10 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
         endpoint_url: address of an S3-compatible server; None is AWS.
 
     Raises:
-        LakeError: the address has another scheme or no valid bucket name.
+        LakeError: the address has another scheme or no valid bucket name, or the endpoint is none.
     """
+    if endpoint_url is not None and not is_endpoint(endpoint_url):
+        raise LakeError("the lake's S3 endpoint is no http(s) address, or one that holds a password")
     if not uri.strip():
         raise LakeError("the lake's address is empty; give s3://bucket/prefix or a folder")
     scheme, separator, rest = uri.partition("://")
@@ -187,14 +192,14 @@ class _FileSnapshot(Snapshot):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _translated(str(path)):
+        with translated(str(path)):
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._handle)
         status = os.fstat(self._handle)
         self.version, self.size_bytes = f"{status.st_ino}-{status.st_mtime_ns}", status.st_size
 
     def read_at(self, start: int, stop: int) -> bytes:
-        with _translated(str(self._path)):
+        with translated(str(self._path)):
             return os.pread(self._handle, stop - start, start)
 
 
@@ -213,7 +218,7 @@ class _ObjectSnapshot(Snapshot):
         request = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={start}-{stop - 1}"}
         if self.version:
             request["IfMatch"] = self.version
-        with _translated(f"s3://{self._bucket}/{self._key}"):
+        with translated(f"s3://{self._bucket}/{self._key}"):
             answer, data = _get_whole(self._client, request)
         self.version, self.size_bytes = answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
         return data
@@ -272,7 +277,7 @@ def _get_whole(client: Any, request: dict[str, str]) -> tuple[dict[str, Any], by
 
 
 @contextlib.contextmanager
-def _translated(address: str) -> Iterator[None]:
+def translated(address: str) -> Iterator[None]:
     """Turn what the disk or S3 raises into one sentence; a missing file stays a FileNotFoundError."""
     try:
         yield
@@ -287,7 +292,8 @@ def _translated(address: str) -> Iterator[None]:
         code = str(answer.response.get("Error", {}).get("Code", "unknown"))
         if code in {"NoSuchKey", "404"}:
             raise FileNotFoundError(address) from None
-        raise LakeError(f"{address}: {_CAUSES.get(code, f'S3 answered {code}')}") from error
+        # The error itself holds S3's own text, which may quote what must not be logged.
+        raise LakeError(f"{address}: {_CAUSES.get(code, f'S3 answered {code}')}") from None
 
 
 _CAUSES = {

@@ -8,11 +8,12 @@ Knows nothing of Dagster, Ray or the model.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpllm_dagster import sql
+from cpllm_dagster.claims import claimed
 from cpllm_dagster.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
 from cpllm_dagster.storage import WORK_FOLDER, BucketStorage, FolderStorage, storage_at
 from cpllm_model.errors import LakeError
@@ -66,6 +68,32 @@ class Lake:
     def _storage(self) -> FolderStorage | BucketStorage:
         return storage_at(self.uri, self.endpoint_url)
 
+    @functools.cached_property
+    def _claims(self) -> dict[str, Callable[[], None]]:
+        return {}
+
+    @contextlib.contextmanager
+    def claim(self, library: str, holder: str) -> Iterator[None]:
+        """Be the only one that writes a library's tables and parts, for the length of a `with` block.
+
+        Args:
+            library: the library's true name.
+            holder: who claims it, in the words that others are told.
+
+        Raises:
+            LakeError: another holds it; from then on also in writing, where this claim has been lost.
+        """
+        with claimed(self._storage, f"library={_quoted(library)}", holder) as require:
+            self._claims[library] = require
+            try:
+                yield
+            finally:
+                del self._claims[library]
+
+    def _require_claim(self, library: str) -> None:
+        if library in self._claims:
+            self._claims[library]()
+
     def write(
         self,
         table_name: str,
@@ -98,6 +126,7 @@ class Lake:
             "schema_version": str(SCHEMA_VERSION),
         }
         described = table.replace_schema_metadata(metadata)
+        self._require_claim(library)
         self._publish(name, lambda path: _write_parquet(path, described, _ROWS_PER_GROUP[table_name]))
         return table
 
@@ -169,6 +198,7 @@ class Lake:
         content = sink.getvalue()
         digest = hashlib.sha256(content).hexdigest()
         name = f"{_parts_folder(library, model_id)}/{time.time_ns():020d}-{digest}.part"
+        self._require_claim(library)
         self._publish(name, lambda path: path.write_bytes(content))
 
     def read_parts(self, library: str, model_id: str) -> tuple[dict[str, pa.Table], list[str]]:
@@ -215,6 +245,7 @@ class Lake:
 
     def clear_parts(self, library: str, model_id: str) -> None:
         """Remove the parts of a library and model."""
+        self._require_claim(library)
         self._storage.delete(self._storage.list(_parts_folder(library, model_id)))
 
     def connect(self) -> duckdb.DuckDBPyConnection:
@@ -253,7 +284,7 @@ def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
             # Names become text a group at a time.
             file.write_table(table.slice(start, rows_per_group).cast(plain), rows_per_group)
     written = pq.read_metadata(path)
-    if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(table.schema):
+    if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(plain):
         raise LakeError(f"{path}: {written.num_rows} of {len(table)} rows stand in it, or in another schema")
 
 

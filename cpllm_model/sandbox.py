@@ -161,7 +161,8 @@ class _Child:
                 answer, payload = self._wire.receive(most_bytes)
         except TimeoutError:
             self.kill()
-            raise DecodeTimeoutError(name, f"not decoded within {self._limits.wall_s:g} s") from None
+            # Storage that fails only after the deadline is still what the video failed of.
+            raise read_error or DecodeTimeoutError(name, f"not decoded within {self._limits.wall_s:g} s") from None
         except (OSError, EOFError):
             self.kill()
             raise read_error or self._end_of(name) from None

@@ -49,7 +49,7 @@ def video_catalog(
 ) -> dg.MaterializeResult:
     """Every video of the library: address, version and format, or why it cannot be read."""
     library = library_name(context.partition_key)
-    store, tables = catalog.open(), lake.open()
+    store, tables = catalog.open(), lake.claim(context, library)
     parts, _ = tables.read_parts(library, PROBED)
     known = pa.concat_tables([published_or_empty(tables, "catalog", library), parts["catalog"]])
     listing = store.objects(library)
@@ -115,7 +115,7 @@ def probe_videos(
         def probe(video: VideoObject) -> dict[str, Any]:
             sandbox = idle.get()
             try:
-                with store.open(video.uri, video.etag, video.size_bytes, limits) as file:
+                with store.open(video.uri, video.etag, video.size_bytes, limits, whole=False) as file:
                     return catalog_row(video, sandbox.probe(file, video.uri))
             except VideoError as error:
                 return catalog_row(video, error)
