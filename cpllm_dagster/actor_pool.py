@@ -1,8 +1,10 @@
 """Ray actors of one kind under supervision: one call at a time each, a deadline a call, the dead replaced.
 
 In: a class, and calls of its methods with whatever the caller wants to know them by (a job). Out: an outcome
-a call. Ray itself restarts and repeats nothing. The class has a method `prepare` for what is slow or may fail
-in its start; an exception from there is final, a death there is tried again. Knows nothing of videos.
+a call. Ray itself restarts and repeats nothing. An actor that raises what this project does not raise on purpose,
+twice in a row, is replaced, too: it may be out of memory, or its GPU may have fallen over, and it would be the first
+to take, and to fail, whatever comes next. The class has a method `prepare` for what is slow or may fail in its start;
+an error of this project's from there is final, all else is tried again. Knows nothing of videos.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import logging
 import math
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +31,9 @@ START_ATTEMPTS = 3
 LOSSES_IN_A_ROW = 30
 #: Ray's wait acts on no signal but Ctrl-C before its timeout: a cancelled run is noticed this late.
 WAIT_S = 0.5
+#: How often Ray's head is asked for a sign of life, and how long it may give none: after 60 s Ray ends our process.
+HEAD_ASKED_S = 5.0
+HEAD_LOST_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """A call raised; the actor lives."""
+    """A call raised; its actor lives, or was replaced because this happened twice."""
 
     job: Any
     error: Exception
@@ -73,6 +79,7 @@ class _Worker:
     deadline: float
     job: Any = None
     ready: bool = False
+    raised: bool = False
 
 
 @contextlib.contextmanager
@@ -112,6 +119,7 @@ class ActorPool:
         self._start_deadline_s = start_deadline_s
         self._failed_starts = 0
         self._losses_in_a_row = 0
+        self._head = _Head()
         self.workers = [self._start() for _ in range(size)]
 
     def __enter__(self) -> ActorPool:
@@ -146,7 +154,12 @@ class ActorPool:
 
     @_signals_unwrapped()
     def collect(self) -> list[Outcome]:
-        """Take in what has happened since the last time; never waits."""
+        """Take in what has happened since the last time; never waits.
+
+        Raises:
+            ConfigurationError: Ray's head is lost.
+        """
+        self._head.ask()
         calls = {worker.call: worker for worker in self.workers if worker.call is not None}
         if not calls:
             return []
@@ -157,6 +170,7 @@ class ActorPool:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _start(self) -> _Worker:
+        self._head.wait()
         actor = self._launch()
         return _Worker(actor, actor.prepare.remote(), time.monotonic() + self._start_deadline_s)
 
@@ -169,18 +183,27 @@ class ActorPool:
             cause = error.cause
             if not isinstance(cause, CPLLMError):
                 log.warning("a %s raised %s", self._kind, re.sub(r"\x1b\[\d*m", "", str(error)))
-            worker.call = worker.job = None
-            if not worker.ready:
-                return Broken(cause)
-            return Lost(job, _first_line(cause)) if isinstance(cause, RayError) else Failed(job, cause)
+            return self._end_of_raised(worker, cause)
         except RayError as error:
             return self._replace(worker, _first_line(error))
         worker.call = worker.job = None
         if not worker.ready:
             worker.ready, self._failed_starts = True, 0
             return None
-        self._losses_in_a_row = 0
+        worker.raised, self._losses_in_a_row = False, 0
         return Answered(job, value)
+
+    def _end_of_raised(self, worker: _Worker, cause: Exception) -> Outcome | None:
+        """Let an actor live whose call raised, unless nothing good is to be expected of it."""
+        job, unforeseen = worker.job, not isinstance(cause, CPLLMError | RayError)
+        if not worker.ready and isinstance(cause, CPLLMError):
+            return Broken(cause)
+        if not worker.ready or (unforeseen and worker.raised):
+            ended = self._replace(worker, f"{type(cause).__name__}: {_first_line(cause)}")
+            return Failed(job, cause) if isinstance(ended, Lost) else ended
+        worker.call = worker.job = None
+        worker.raised = unforeseen
+        return Lost(job, _first_line(cause)) if isinstance(cause, RayError) else Failed(job, cause)
 
     def _expire(self, worker: _Worker) -> Outcome | None:
         if worker.ready:
@@ -212,6 +235,34 @@ class ActorPool:
         outcome = Lost(worker.job, cause) if worker.ready else None
         self.workers[self.workers.index(worker)] = self._start()
         return outcome
+
+
+class _Head:
+    """The head of the cluster, without which calls to it block, until Ray ends the process that waits."""
+
+    def __init__(self) -> None:
+        # A client of a distant cluster has no connection of its own to the head, and is told by Ray when it is lost.
+        self._address = "" if ray.util.client.ray.is_connected() else ray.get_runtime_context().gcs_address
+        self._answered_at = time.monotonic()
+
+    def ask(self) -> None:
+        """Wait for a sign of life, if there was none for HEAD_ASKED_S."""
+        if time.monotonic() - self._answered_at >= HEAD_ASKED_S:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for a sign of life; raises ConfigurationError when there is none for HEAD_LOST_S."""
+        host, _, port = self._address.rpartition(":")
+        deadline = time.monotonic() + HEAD_LOST_S
+        while self._address:
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ASKED_S).close()
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(f"Ray's head at {self._address} is lost: {error}") from error
+                time.sleep(WAIT_S)
+        self._answered_at = time.monotonic()
 
 
 def _first_line(error: Exception) -> str:

@@ -40,7 +40,7 @@ MODEL_POOL = "model"
 class QualityConfig(BatchConfig):
     """How a library is scored."""
 
-    part_videos: int = Field(default=50, ge=1, description="Results after which a part is kept.")
+    part_videos: int = Field(default=16, ge=1, description="Results after which a part is kept: what a kill may cost.")
     part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is kept.")
 
 
@@ -74,7 +74,8 @@ def quality(
     ray: BatchRay,
 ) -> Iterator[dg.MaterializeResult]:
     """Score and describe every video of a library that has no answer of this model yet."""
-    library, model_id, tables = library_name(context.partition_key), model.model_id, lake.open()
+    library, model_id = library_name(context.partition_key), model.model_id
+    tables = lake.claim(context, library)
     now = {
         "scores": published_or_empty(tables, "scores", library),
         "descriptions": published_or_empty(tables, "descriptions", library),

@@ -20,6 +20,7 @@ from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.report import first_and_last
 from cpllm_dagster.resources import BatchRay, QualityModel, TableLake
 from cpllm_dagster.schemas import SCHEMAS
+from cpllm_model.errors import LakeError
 from cpllm_model.ranking import rank
 
 
@@ -45,8 +46,16 @@ def pairwise_comparisons(
     ray: BatchRay,
 ) -> dg.MaterializeResult:
     """How probably one video looks better than another, for the pairs that tell most: about n log2 n of them."""
-    library, model_id, tables = library_name(context.partition_key), model.model_id, lake.open()
-    graph = ComparisonGraph(published(tables, "scores", library), model_id)
+    library, model_id = library_name(context.partition_key), model.model_id
+    tables = lake.claim(context, library)
+    scores = published(tables, "scores", library)
+    if others := _model_ids(scores) - {model_id}:
+        # Tokens of one model mean nothing to another: a run that is taken up again after a promotion ends here.
+        raise LakeError(
+            f"library {library!r}: its scores are of {', '.join(others)} and the model is {model_id} now: "
+            "materialize quality_scores before pairwise_comparisons"
+        )
+    graph = ComparisonGraph(scores, model_id)
     graph.add_published(published_or_empty(tables, "comparisons", library))
     parts_name = f"{model_id} comparisons"
     graph.add_recovered(tables.read_parts(library, parts_name)[0]["comparisons"])
@@ -83,12 +92,21 @@ def pairwise_comparisons(
     kinds={"parquet"},
     metadata=table_metadata("rankings"),
 )
-def quality_rankings(context: dg.AssetExecutionContext, lake: TableLake, model: QualityModel) -> dg.MaterializeResult:
+def quality_rankings(context: dg.AssetExecutionContext, lake: TableLake) -> dg.MaterializeResult:
     """The order of a library's videos, with each one's strength and how sure it is (Bradley-Terry)."""
-    library, model_id, tables = library_name(context.partition_key), model.model_id, lake.open()
-    scores = published(tables, "scores", library)
+    library = library_name(context.partition_key)
+    tables = lake.claim(context, library)
+    scores, comparisons = published(tables, "scores", library), published(tables, "comparisons", library)
+    # The model that made them, whichever is the promoted one by now.
+    model_ids = sorted(_model_ids(scores) | _model_ids(comparisons))
+    if len(model_ids) > 1:
+        raise LakeError(
+            f"library {library!r}: its scores and comparisons are of several models ({', '.join(model_ids)}): "
+            "materialize quality_scores and pairwise_comparisons before quality_rankings"
+        )
+    model_id = model_ids[0] if model_ids else ""
     graph = ComparisonGraph(scores, model_id)
-    graph.add_published(published(tables, "comparisons", library))
+    graph.add_published(comparisons)
     rows = ranking_rows(graph)
     return publish(
         tables,
@@ -100,6 +118,10 @@ def quality_rankings(context: dg.AssetExecutionContext, lake: TableLake, model: 
         model_id=model_id,
         metadata={"first_and_last": dg.MetadataValue.md(first_and_last(rows, scores))},
     )
+
+
+def _model_ids(table: pa.Table) -> set[str]:
+    return set(table["model_id"].unique().to_pylist())
 
 
 def ranking_rows(graph: ComparisonGraph) -> pa.Table:

@@ -1,10 +1,8 @@
-"""What the platform's tests stand on: a real S3 server, a real local Ray, small clips from a real encoder."""
+"""What the platform's tests stand on: buckets of a real S3 server, small clips from a real encoder."""
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ from typing import Any
 import boto3
 import pytest
 
-from cpllm_dagster.embedded_s3 import EmbeddedS3, embedded_s3
+from cpllm_dagster.embedded_s3 import EmbeddedS3
 
 CLIP_FRAMES = 48
-RAY_CPUS = 4
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,6 @@ class Bucket:
         return self.client.put_object(Bucket=self.name, Key=key, Body=content)["ETag"].strip('"')
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[EmbeddedS3]:
-    """The embedded S3 server, with its credentials in the environment."""
-    with embedded_s3() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
-
-
 @pytest.fixture
 def bucket(s3_server: EmbeddedS3) -> Bucket:
     """An empty bucket."""
@@ -51,27 +39,6 @@ def bucket(s3_server: EmbeddedS3) -> Bucket:
     name = f"test-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=name)
     return Bucket(name, s3_server.endpoint_url, client)
-
-
-@pytest.fixture(scope="session")
-def local_ray(s3_server: EmbeddedS3) -> Iterator[None]:
-    """A Ray of its own on this machine, whose workers see the S3 credentials."""
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # deadlines have to hold on a busy machine, too
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(
-            "local",
-            num_cpus=RAY_CPUS,
-            include_dashboard=False,
-            object_store_memory=256 << 20,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
