@@ -18,6 +18,7 @@ import av
 import av.error
 import av.logging
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -45,8 +46,13 @@ _DECLARES_DURATION = {"mov", "matroska", "avi", "flv", "asf", "mxf"}
 _ENDS_IN_TIMESTAMPS = {"mpegts", "mpeg", "ogg"}
 #: First bytes of containers (at their offset), to tell a broken video from another kind of file.
 _SIGNATURES = ((4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (0, b"\x1a\x45\xdf\xa3"), (0, b"FLV"), (8, b"AVI "))
+#: First bytes of archives: what lies in one uncompressed would be taken for a stream with a damaged start.
+_ARCHIVES = ((0, b"PK\x03\x04"), (257, b"ustar"))
+#: Sound, subtitles, fonts: a film in many languages has a hundred. Each costs libav some time to look into.
+_MAX_STREAMS = 256
 #: No frame rate above is believed before it was measured; many WebM files claim 1000.
 _PLAUSIBLE_FPS = 300.0
+_HEAD_BYTES = 512
 _READ_BYTES = 1 << 18
 #: Failures of libav that are not the file's.
 FATAL = (av.error.MemoryError, av.error.ExitError)
@@ -73,6 +79,9 @@ class VideoSource:
         self.read_error: Exception | None = None
         #: Where in the file packets lie that would not decode.
         self.lost_packets: set[int] = set()
+        #: Frames that the container declares and the file does not hold.
+        self.missing_frames = 0
+        self._has_refused_sizes = False
         self._file = file
         self.size_bytes = file.seek(0, 2)
         if not self.size_bytes:
@@ -101,6 +110,21 @@ class VideoSource:
         """As of a file."""
         return self._file.tell()
 
+    def lose(self, packet: Packet, error: av.error.FFmpegError) -> None:
+        """Note a packet that does not decode."""
+        self.lost_packets.add(packet.pos or 0)
+        self._has_refused_sizes |= isinstance(error, av.error.ArgumentError)
+
+    def undecodable(self, cause: str) -> CorruptVideoError | LimitExceededError:
+        """Give the error for a stream of which too little decodes.
+
+        A decoder says the same of a frame of no size as of one over `max_pixels`: that an argument is invalid.
+        """
+        if self._has_refused_sizes:
+            most_px = self.limits.max_frame_px
+            return LimitExceededError(self.name, f"{cause}: frames of no size, or of more than {most_px} px")
+        return CorruptVideoError(self.name, cause)
+
     @contextmanager
     def opened(self) -> Iterator[OpenVideo]:
         """Open the container from its start.
@@ -108,12 +132,15 @@ class VideoSource:
         Raises:
             VideoError: it is no video, or one that is not accepted.
         """
-        self._file.seek(0)
+        head = self._head()
+        if _begins(head, _ARCHIVES):
+            raise NotAVideoError(self.name, "it is an archive")
         options = {
             "format_whitelist": FORMATS,
             "protocol_whitelist": "",
             "codec_whitelist": CODECS,
             "max_pixels": str(self.limits.max_frame_px),
+            "max_streams": str(_MAX_STREAMS),
         }
         try:
             container = av.open(
@@ -128,16 +155,18 @@ class VideoSource:
         except FATAL:
             raise
         except av.error.FFmpegError as error:
-            raise self._unopened(error) from error
+            if _begins(head, _SIGNATURES):
+                cause = f"its header or index is cut off or damaged ({error.strerror})"
+                raise CorruptVideoError(self.name, cause) from error
+            raise NotAVideoError(self.name, "no accepted video format recognises its bytes") from error
         with container:
             yield OpenVideo(self, container, self._video_stream(container))
 
-    def _unopened(self, error: av.error.FFmpegError) -> NotAVideoError | CorruptVideoError:
+    def _head(self) -> bytes:
         self._file.seek(0)
-        head = self._file.read(16)
-        if any(head[offset:].startswith(magic) for offset, magic in _SIGNATURES):
-            return CorruptVideoError(self.name, f"its header or index is cut off or damaged ({error.strerror})")
-        return NotAVideoError(self.name, "no accepted video format recognises its bytes")
+        head = self.read(_HEAD_BYTES)
+        self._file.seek(0)
+        return head
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         """The stream that a player would show."""
@@ -164,6 +193,10 @@ class VideoSource:
         context.thread_count = 1
         context.options = {"max_pixels": str(self.limits.max_frame_px), "codec_whitelist": CODECS}
         return stream
+
+
+def _begins(head: bytes, signatures: tuple[tuple[int, bytes], ...]) -> bool:
+    return any(head[offset:].startswith(magic) for offset, magic in signatures)
 
 
 def _refuse(url: str, flags: int, options: dict) -> NoReturn:

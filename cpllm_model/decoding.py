@@ -151,8 +151,7 @@ class Sampler:
     def __init__(
         self, video: OpenVideo, reader: Reader, route: Route, plan: SamplingPlan, settings: SamplingSettings
     ) -> None:
-        self._name = video.source.name
-        self._lost_packets = video.source.lost_packets
+        self._source = video.source
         self._context = video.stream.codec_context
         self._reader = reader
         self._route = route
@@ -228,8 +227,8 @@ class Sampler:
                 frames = self._context.decode(packet if packet.size else None)
             except FATAL:
                 raise
-            except av.error.FFmpegError:
-                self._lost_packets.add(packet.pos or 0)
+            except av.error.FFmpegError as error:
+                self._source.lose(packet, error)
                 if self._route.counts_packets:
                     raise Unreachable("packets do not decode that frames are counted by") from None
                 continue
@@ -241,7 +240,7 @@ class Sampler:
             raise Unreachable(f"segment {want.segment} has too few frames")
         if min(frame.width, frame.height) < self._fragment_px:
             size, side = f"{frame.width}x{frame.height}", self._fragment_px
-            raise TooSmallError(self._name, f"a frame of {size} px is smaller than a fragment of {side} px")
+            raise TooSmallError(self._source.name, f"a frame of {size} px is smaller than a fragment of {side} px")
         if frame.is_corrupt:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:

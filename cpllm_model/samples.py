@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -94,8 +95,8 @@ class VideoSamples:
         plan: how they were reached: "keyframe" (every burst starts on a key frame), "keyframe+decode" (some
             bursts were reached by decoding on from an earlier key frame) or "sequential" (no usable index:
             the file was read through).
-        damaged_frames: packets on the way that would not decode, and frames shown that the decoder patched
-            or left out. What it gave is kept: it is what a viewer sees.
+        damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
+            out, and frames declared and not there. What it gave is kept: it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
         bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at
@@ -155,10 +156,16 @@ class VideoSamples:
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype.__name__} {shape}")
         if not 1 <= n <= settings.segments:
             raise ValueError(f"{n} segments, expected 1 to {settings.segments}")
+        if not 0 <= self.damaged_frames <= _MOST:
+            raise ValueError(f"{self.damaged_frames} damaged frames")
         if not (np.isfinite(self.segment_start_s).all() and np.isfinite(self.segment_end_s).all()):
             raise ValueError("segment times are not finite")
 
 
+#: Larger whole numbers fit into no table.
+_MOST = 2**63 - 1
+#: Names that libav gives to codecs and pixel formats.
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _ARRAYS = ("segment_start_s", "segment_end_s", "context_NMCHW", "bursts_NTCHW")
 
 
@@ -166,7 +173,7 @@ def video_info_from_dict(values: dict) -> VideoInfo:
     """Rebuild a VideoInfo from `dataclasses.asdict`, checking every type.
 
     Raises:
-        ValueError: a field is missing, unknown, or of another type.
+        ValueError: a field is missing, unknown, of another type, or fits into no table.
     """
     types = {
         "duration_s": (float, int),
@@ -182,6 +189,9 @@ def video_info_from_dict(values: dict) -> VideoInfo:
     if not isinstance(values, dict) or set(values) != {field.name for field in fields(VideoInfo)}:
         raise ValueError(f"not the fields of a video: {values!r:.200}")
     for name, expected in types.items():
-        if not isinstance(values[name], expected) or isinstance(values[name], bool):
-            raise ValueError(f"{name} is {values[name]!r:.80}")
+        value = values[name]
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r:.80}")
+        if (isinstance(value, int) and abs(value) > _MOST) or (isinstance(value, str) and not _NAME.fullmatch(value)):
+            raise ValueError(f"{name} is {value!r:.80}")
     return VideoInfo(**values)

@@ -14,14 +14,15 @@ import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
-from cpllm_model.container import FATAL, OpenVideo
+from cpllm_model.container import FATAL, OpenVideo, VideoSource
 from cpllm_model.errors import CorruptVideoError, LimitExceededError, TooShortError
 from cpllm_model.sampling import SamplingSettings, Timeline, context_ticks, segment_bounds
 
 #: Containers whose index of the whole file is at hand once they are opened.
 _INDEXED = {"mov", "matroska", "avi"}
-#: A container may declare a little more seconds or frames than it holds: audio ends late, headers are rounded.
-_HELD_SHARE, _HELD_SLACK = 0.9, 1.0
+#: What of the declared seconds or frames a file has to hold. Less than a slack is rounding; between, it is counted.
+_HELD_SHARE = 0.9
+_SLACK_S, _SLACK_FRAMES = 0.5, 1
 #: Frames of fewer bursts than this many times those asked for are counted rather than estimated.
 _SURE_BURSTS = 4
 #: Frames that an edit list may hide at the start; a key frame lies before.
@@ -83,6 +84,8 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
     estimated = video.format_name == "matroska"
     if not segments or (estimated and count < _SURE_BURSTS * settings.segments * settings.burst_frames):
         raise Unreachable("too few frames to rely on the index")
+    if estimated:
+        _read_end(video, end)
     entries = video.stream.index_entries
     ticks = {start}
     for bounds in segment_bounds(start, end, segments):
@@ -116,6 +119,22 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         counts_packets=counts,
         key_places=places,
     )
+
+
+def _read_end(video: OpenVideo, end: int) -> None:
+    """Raise Unreachable unless packets go on to the declared end: an index does not tell where a file is cut off."""
+    declared_s, held_s = float(end * video.time_base), float("-inf")
+    try:
+        video.container.seek(end, stream=video.stream)
+        for packet in video.container.demux():
+            if packet.size and packet.pts is not None:
+                held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    except FATAL:
+        raise
+    except av.error.FFmpegError as error:
+        raise Unreachable(f"its end cannot be read: {error.strerror}") from error
+    if held_s < declared_s - _SLACK_S:
+        raise Unreachable("it is cut off")
 
 
 def measure(video: OpenVideo) -> tuple[float, int] | None:
@@ -155,13 +174,13 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
         at, size = entries[-1].pos, source.size_bytes
         raise CorruptVideoError(source.name, f"cut off: its last frame lies at byte {at} of {size}")
     period = max(1, (last - first) // (len(entries) - hidden - 1))
-    if _falls_short(float((last - first + period) * video.time_base), duration_s):
+    if _falls_short(float((last - first + period) * video.time_base), duration_s, _SLACK_S):
         raise Unreachable("the index covers a part only")
     return start, start + last - first + period, period, start - first
 
 
-def _falls_short(held: float, declared: float | None) -> bool:
-    return declared is not None and held < declared * _HELD_SHARE - _HELD_SLACK
+def _falls_short(held: float, declared: float | None, slack: float) -> bool:
+    return declared is not None and held < min(declared * _HELD_SHARE, declared - slack)
 
 
 @dataclass
@@ -274,19 +293,20 @@ class Scan:
             key_places={index: self.numbers[index] for index in keys},
         )
 
-    def count_route(self, frames: int, name: str, settings: SamplingSettings) -> Route:
+    def count_route(self, frames: int, source: VideoSource, settings: SamplingSettings) -> Route:
         """Make a timeline of the frames that come out of the decoder from the first packet on.
 
         Raises:
-            CorruptVideoError: far fewer frames than packets, where those are not single fields.
+            CorruptVideoError, LimitExceededError: far fewer frames than packets, where those are not single fields.
             TooShortError: fewer frames than a burst.
         """
         packets = sum(self.shown)
-        if _falls_short(frames, packets) and abs(packets - 2 * frames) > 0.02 * packets:
-            raise CorruptVideoError(name, f"{frames} of {packets} frames decode")
+        are_fields = not source.lost_packets and abs(packets - 2 * frames) <= 0.02 * packets
+        if _falls_short(frames, packets, _SLACK_FRAMES) and not are_fields:
+            raise source.undecodable(f"{frames} of {packets} frames decode")
         return Route(
             Timeline(0, frames, [0], 1, np.arange(frames)),
-            segment_count(frames, name, settings),
+            segment_count(frames, source.name, settings),
             frames,
             frames / self.declared_fps,
             tick=lambda frame, begun, index: index,
@@ -318,6 +338,8 @@ def scan_packets(video: OpenVideo) -> Scan:
             number += ours
             if not packet.size:
                 continue
+            if ours and packet.is_corrupt:
+                source.lost_packets.add(packet.pos or 0)
             if packet.pts is not None and not packet.is_discard:
                 time_base = float(packet.time_base)
                 first_s = min(first_s, packet.pts * time_base)
@@ -337,11 +359,13 @@ def scan_packets(video: OpenVideo) -> Scan:
         raise CorruptVideoError(source.name, "its video stream is empty")
     scan.span_s = max(0.0, last_s - first_s)
     declared_s = video.declared_duration_s()
-    if scan.span_s and _falls_short(scan.span_s, declared_s):
+    held, missing_s = len(scan.numbers), (declared_s or 0.0) - scan.span_s
+    if scan.span_s and _falls_short(scan.span_s, declared_s, _SLACK_S):
         raise CorruptVideoError(source.name, f"cut off: holds {scan.span_s:.2f} s of {declared_s:.2f} s")
-    if _falls_short(len(scan.numbers), declared_frames):
-        held = len(scan.numbers)
+    if _falls_short(held, declared_frames, _SLACK_FRAMES):
         raise CorruptVideoError(source.name, f"cut off: holds {held} of {declared_frames} frames")
+    by_time = round(missing_s * fps) if scan.span_s and missing_s > _SLACK_S else 0
+    source.missing_frames = max(0, by_time, declared_frames - held)
     return scan
 
 

@@ -85,7 +85,7 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
         for route in (
             lambda: scan.time_route(name, settings),
             lambda: scan.number_route(name, settings),
-            lambda: scan.count_route(_count_frames(source), name, settings),
+            lambda: scan.count_route(_count_frames(source), source, settings),
         ):
             try:
                 return _read_through(source, settings, route())
@@ -128,7 +128,7 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
     return VideoSamples(
         info=_info(video, sight.first_frame, route.duration_s, route.frames),
         plan=plan_name,
-        damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets),
+        damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets) + video.source.missing_frames,
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
         context_NMCHW=sight.context_NMCHW(),
@@ -161,7 +161,7 @@ def _first_frame(video: OpenVideo) -> VideoFrame:
     if not video.stream.codec_context.width:
         most_px = video.source.limits.max_frame_px
         raise CorruptVideoError(video.source.name, f"its picture has no size, or one of over {most_px} px")
-    raise CorruptVideoError(video.source.name, "no frame of it decodes")
+    raise video.source.undecodable("no frame of it decodes")
 
 
 def _frames(video: OpenVideo, packets: int | None = None) -> Iterator[VideoFrame]:
@@ -174,7 +174,8 @@ def _frames(video: OpenVideo, packets: int | None = None) -> Iterator[VideoFrame
                 frames = video.stream.codec_context.decode(packet if packet.size else None)
             except FATAL:
                 raise
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                video.source.lose(packet, error)
                 continue
             yield from frames
     except FATAL:
@@ -203,7 +204,7 @@ def _typed(error: Exception, source: VideoSource) -> Exception:
     if isinstance(error, av.error.ExitError):
         return DecodeTimeoutError(source.name, f"reading took longer than {source.limits.wall_s} s")
     if isinstance(error, MemoryError):
-        return LimitExceededError(source.name, "needs more memory than is allowed")
+        return LimitExceededError(source.name, "needs more memory or streams than are allowed")
     if isinstance(error, av.error.FFmpegError):
         return CorruptVideoError(source.name, error.strerror or type(error).__name__)
     if isinstance(error, ArithmeticError):
