@@ -66,23 +66,38 @@ def sampling_settings(name_or_path: str) -> SamplingSettings:
 
 
 def _config(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    config = _json(folder / "config.json")
     if config.get("model_type") != "cpllm" or "sampling" not in config:
         raise CheckpointError(f"{folder / 'config.json'} is no CP-LLM configuration")
     return config
 
 
+def _json(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} cannot be read: no JSON object")
+    return found
+
+
 def _vouch(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix not in ACCEPTED_SUFFIXES and not path.name.startswith("."):
+    for path in sorted(folder.rglob("[!.]*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and path.suffix not in ACCEPTED_SUFFIXES and not hidden:
             raise CheckpointError(f"{path} may run code when loaded; a model folder holds safetensors and JSON only")
-    if "auto_map" in json.dumps(_config(folder)):
-        raise CheckpointError(f"{folder / 'config.json'} asks for remote code (auto_map), which is never run")
+    _config(folder)
+    for path in sorted(folder.glob("*config.json")):
+        if "auto_map" in json.dumps(_json(path)):
+            raise CheckpointError(f"{path} asks for remote code (auto_map), which is never run")
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} has no *.safetensors")
+    own = {path.name for path in folder.glob("*.safetensors")}
+    for path in sorted(folder.glob("*.index.json")):
+        shards = _json(path).get("weight_map")
+        if not isinstance(shards, dict) or not own.issuperset(map(str, shards.values())):
+            raise CheckpointError(f"{path} names weights that are no *.safetensors of the folder")
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Which model folders are accepted, and how models are named."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -35,17 +36,42 @@ def test_another_configuration_is_another_model(folder):
     assert checkpoint.sampling_settings(str(folder)).segments == config["sampling"]["segments"]
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "extra.pkl", "modeling_evil.py"])
-def test_folders_that_may_run_code_are_refused(folder, name):
-    (folder / name).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=name):
+class Pickled:
+    """Code that runs where it is unpickled."""
+
+    def __init__(self, evidence):
+        self._evidence = str(evidence)
+
+    def __reduce__(self):
+        return open, (self._evidence, "w")
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "weights.pt", "extra.pkl", "modeling_evil.py", "custom_generate/generate.py"]
+)
+def test_folders_that_may_run_code_are_refused(folder, name, tmp_path):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(pickle.dumps(Pickled(tmp_path / "evidence")))
+    for load in (checkpoint.resolve, checkpoint.model_id, QualityPredictor.from_pretrained):
+        with pytest.raises(CheckpointError, match=name):
+            load(str(folder))
+    assert not (tmp_path / "evidence").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_remote_code_is_refused(folder, name):
+    config = json.loads((folder / name).read_text()) | {"auto_map": {"AutoModel": "evil.Model"}}
+    (folder / name).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"{name} asks for remote code"):
         checkpoint.resolve(str(folder))
 
 
-def test_remote_code_is_refused(folder):
-    config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoModel": "evil.Model"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="remote code"):
+@pytest.mark.parametrize("shard", ["../weights.safetensors", "pytorch_model.bin", "missing.safetensors", None])
+def test_weights_from_elsewhere_are_refused(folder, shard, tmp_path):
+    shutil.copy(folder / "model.safetensors", tmp_path / "weights.safetensors")
+    index = {"metadata": {}, "weight_map": {"pixel_projector.norm.weight": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"index\.json names weights that are no \*\.safetensors of the folder"):
         checkpoint.resolve(str(folder))
 
 
