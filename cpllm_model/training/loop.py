@@ -30,7 +30,7 @@ from cpllm_model.training.calibration import naming_thresholds
 from cpllm_model.training.clips import CacheSettings, Clip, ClipDataset, ContentBatches, Draw, cached, segment_count
 from cpllm_model.training.config import Data, Stage, TrainConfig
 from cpllm_model.training.engine import JsonLog, MovingAverage, StageTrainer, Validation
-from cpllm_model.training.manifest import read_manifest
+from cpllm_model.training.manifest import read_manifest, some_contents
 from cpllm_model.training.objectives import Collator, PixelProbe, TaskObjective
 from cpllm_model.training.validation import figures, predict
 
@@ -281,8 +281,7 @@ def _clips(config: TrainConfig, split: str, cache: CacheSettings, report: Report
     for data in config.data:
         videos = [video for video in read_manifest(data.path) if video.split == split]
         if config.max_contents and split == "train":
-            kept = set(list(dict.fromkeys(video.content_id for video in videos))[: config.max_contents])
-            videos = [video for video in videos if video.content_id in kept]
+            videos = some_contents(videos, config.max_contents)
         if videos:
             yield from cached(videos, config.cache.folder, cache, config.cache.max_gib, report)
 

@@ -91,6 +91,13 @@ def content_split(content_id: str) -> str:
     return "validation" if share < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
+def some_contents(videos: Sequence[LabelledVideo], count: int) -> list[LabelledVideo]:
+    """Give the videos of so many contents, a fair sample: by a hash of their names, more hold all of fewer."""
+    names = {video.content_id for video in videos}
+    kept = set(sorted(names, key=lambda name: hashlib.sha256(f"sample/{name}".encode()).digest())[:count])
+    return [video for video in videos if video.content_id in kept]
+
+
 def write_manifest(videos: Iterable[LabelledVideo], path: Path) -> Path:
     """Write a manifest whole: a reader sees the old file or the new one."""
     rows = []

@@ -13,7 +13,13 @@ from cpllm_model.training import distortions, encode
 from cpllm_model.training.corpus import Content, CorpusSettings, find_contents, gather, make_corpus
 from cpllm_model.training.descriptions import SceneFacts, describe, mentions, named
 from cpllm_model.training.distortions import KINDS
-from cpllm_model.training.manifest import LabelledVideo, content_split, read_manifest, write_manifest
+from cpllm_model.training.manifest import (
+    LabelledVideo,
+    content_split,
+    read_manifest,
+    some_contents,
+    write_manifest,
+)
 from cpllm_model.training.scenes import render_scene
 
 SIZE = (320, 180)
@@ -146,3 +152,10 @@ def test_a_manifest_keeps_what_it_is_given_and_names_what_is_wrong(tmp_path):
     (tmp_path / "other.parquet").write_bytes(b"PAR1 or not")
     with pytest.raises(DataSetError, match=r"other\.parquet is no manifest"):
         read_manifest(tmp_path / "other.parquet")
+
+
+def test_some_contents_are_whole_and_fewer_are_among_more():
+    videos = [LabelledVideo(f"{c}.{n}", f"c{c}", "d", "train", "v.mp4", 3.0) for c in range(20) for n in range(3)]
+    few, more = some_contents(videos, 4), some_contents(videos, 11)
+    assert len(few) == 12 and len(more) == 33 and {v.video_id for v in few} < {v.video_id for v in more}
+    assert {v.content_id for v in few} != {"c0", "c1", "c2", "c3"}  # no mere beginning
