@@ -47,7 +47,7 @@ class Orientation:
     Args:
         transposed: rows become columns.
         rows_flipped, columns_flipped: of the displayed picture.
-        rotation_deg: clockwise turn this amounts to, mirroring aside.
+        rotation_deg: clockwise turn this amounts to, or turn before a mirroring from left to right.
     """
 
     transposed: bool = False
@@ -81,7 +81,8 @@ def orientation(frame: VideoFrame) -> Orientation:
     a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32, 5))
     if not any((a, b, c, d)):
         return Orientation()
-    rotation_deg = round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
+    is_mirrored = a * d < b * c
+    rotation_deg = round(math.degrees(math.atan2(b, -a if is_mirrored else a)) / 90) * 90 % 360
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Orientation(True, b < 0, c < 0, rotation_deg)
     return Orientation(False, d < 0, a < 0, rotation_deg)

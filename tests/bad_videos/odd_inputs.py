@@ -149,26 +149,26 @@ def formatted(codec: str, pixel_format: str, container: str, options: dict[str, 
     )
 
 
-#: Display matrix a, b, c, d -> which quadrants stand where.
+#: Display matrix a, b, c, d; which quadrants stand where; the turn in degrees.
 TURNS = {
-    "90": ((0, 1, -1, 0), (2, 0, 3, 1)),
-    "180": ((-1, 0, 0, -1), (3, 2, 1, 0)),
-    "270": ((0, -1, 1, 0), (1, 3, 0, 2)),
-    "10": ((0.985, 0.174, -0.174, 0.985), UPRIGHT),
-    "80": ((0.174, 0.985, -0.985, 0.174), (2, 0, 3, 1)),
-    "0 and mirrored": ((-1, 0, 0, 1), (1, 0, 3, 2)),
-    "0 and upside down": ((1, 0, 0, -1), (2, 3, 0, 1)),
-    "90 and mirrored": ((0, 1, 1, 0), (0, 2, 1, 3)),
-    "270 and mirrored": ((0, -1, -1, 0), (3, 1, 2, 0)),
-    "nowhere": ((0, 0, 0, 0), UPRIGHT),
-    "and stretched": ((2, 0, 0, 0.5), UPRIGHT),
+    "90": ((0, 1, -1, 0), (2, 0, 3, 1), 90),
+    "180": ((-1, 0, 0, -1), (3, 2, 1, 0), 180),
+    "270": ((0, -1, 1, 0), (1, 3, 0, 2), 270),
+    "10": ((0.985, 0.174, -0.174, 0.985), UPRIGHT, 0),
+    "80": ((0.174, 0.985, -0.985, 0.174), (2, 0, 3, 1), 90),
+    "0 and mirrored": ((-1, 0, 0, 1), (1, 0, 3, 2), 0),
+    "180 and mirrored": ((1, 0, 0, -1), (2, 3, 0, 1), 180),
+    "90 and mirrored": ((0, 1, 1, 0), (0, 2, 1, 3), 90),
+    "270 and mirrored": ((0, -1, -1, 0), (3, 1, 2, 0), 270),
+    "nowhere": ((0, 0, 0, 0), UPRIGHT, 0),
+    "and stretched": ((2, 0, 0, 0.5), UPRIGHT, 0),
 }
 
 
-def turned(matrix: tuple[float, ...], quadrants: tuple[int, ...]) -> Input:
+def turned(matrix: tuple[float, ...], quadrants: tuple[int, ...], rotation_deg: int) -> Input:
     """A video with a display matrix."""
     size_px = (WIDTH_PX, HEIGHT_PX) if abs(matrix[0]) >= abs(matrix[1]) else (HEIGHT_PX, WIDTH_PX)
-    return Input(lambda: mp4(stills(), matrix=matrix), quadrants=quadrants, size_px=size_px)
+    return Input(lambda: mp4(stills(), matrix=matrix), quadrants=quadrants, size_px=size_px, rotation_deg=rotation_deg)
 
 
 def rolled(degrees: float) -> bytes:
@@ -180,6 +180,8 @@ def rolled(degrees: float) -> bytes:
 LOOKS = {
     **{name: formatted(*facts) for name, facts in FORMATS.items()},
     **{f"turned {name}": turned(*facts) for name, facts in TURNS.items()},
-    "turned 270, Matroska": Input(lambda: rolled(90.0), quadrants=(1, 3, 0, 2), size_px=(HEIGHT_PX, WIDTH_PX)),
+    "turned 270, Matroska": Input(
+        lambda: rolled(90.0), quadrants=(1, 3, 0, 2), size_px=(HEIGHT_PX, WIDTH_PX), rotation_deg=270
+    ),
     "turned NaN, Matroska": Input(lambda: rolled(float("nan"))),
 }

@@ -34,6 +34,7 @@ class Input:
         quadrants: which of the picture's quadrants stand at the top left, top right, bottom left, bottom right as it
             has to be seen; None if it is scored and shows something else.
         size_px: width and height as it has to be seen.
+        rotation_deg: what its row of the catalogue says.
         grey: has lost its colours.
         tolerance: of an RGB code.
         advances: frames have to be seen in the order in which they were made.
@@ -44,6 +45,7 @@ class Input:
     damaged: bool = False
     quadrants: tuple[int, ...] | None = UPRIGHT
     size_px: tuple[int, int] = (WIDTH_PX, HEIGHT_PX)
+    rotation_deg: int = 0
     grey: bool = False
     tolerance: int = 14
     advances: bool = False

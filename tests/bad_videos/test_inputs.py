@@ -75,6 +75,7 @@ def look_at(samples: VideoSamples, expected: Input) -> None:
     """Check which way up the frames stand, their colours and, where it is known, their order."""
     assert (samples.damaged_frames > 0) == expected.damaged
     assert (samples.info.width_px, samples.info.height_px) == expected.size_px
+    assert samples.info.rotation_deg == expected.rotation_deg
     if expected.quadrants is None:
         return
     wanted_43 = QUADRANTS[list(expected.quadrants)].astype(float)
