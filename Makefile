@@ -6,7 +6,7 @@ VIDEOS ?=
 # One thread a process: the networks of the tests are small, and the processes many.
 test test-all: export OMP_NUM_THREADS = 1
 
-.PHONY: demo dev test test-all check format clean
+.PHONY: demo dev test test-all check format bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,6 +35,12 @@ check: .venv/installed  ## format, lint, types
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: export OMP_NUM_THREADS = 1
+bench: .venv/installed  ## figures of speed, memory and ranking; the last ones take long on a busy machine
+	for name in decode_speed model_speed platform_speed night ranking_simulation library_scale; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
 
 clean:
 	rm -rf .venv work

@@ -154,7 +154,7 @@ def tidy_names(table: pa.Table) -> pa.Table:
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type) and len(table):
             chunk = table[index].unify_dictionaries().combine_chunks()
-            distinct = pc.unique(chunk.dictionary).sort()
+            distinct = chunk.dictionary.unique().sort()
             place_P = places(chunk, distinct)
             used = np.bincount(place_P, minlength=len(distinct)) > 0
             numbers = pa.array((np.cumsum(used, dtype=np.int32) - 1)[place_P])
@@ -176,12 +176,13 @@ def places(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Arra
     Returns:
         int32 (rows,).
     """
-    found = [np.empty(0, np.int32)]
-    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-        names = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-        place_N = pc.index_in(names, value_set=values).fill_null(-1).to_numpy()
-        found.append(place_N[chunk.indices.to_numpy()] if names is not chunk else place_N)
-    return np.concatenate(found)
+    numbers = None
+    if pa.types.is_dictionary(column.type):
+        whole = column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        column, numbers = whole.dictionary, whole.indices.to_numpy()
+    # All chunks at once: each call hashes the values anew.
+    found = pc.index_in(column, values).fill_null(-1).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    return found if numbers is None else found[numbers]
 
 
 def schema(table_name: str) -> pa.Schema:
@@ -233,9 +234,9 @@ def _check_numbers(column: str, array: pa.Array, bounds: tuple[float, float] | N
 
 def key_values(table_name: str, table: pa.Table) -> pa.Array:
     """Give the ids that the keys of a table are made of, sorted."""
-    values = [pc.unique(table[name]) for name in KEYS[table_name]]
+    values = [table[name].unique() for name in KEYS[table_name]]
     texts = [value.dictionary if pa.types.is_dictionary(value.type) else value for value in values]
-    return pc.unique(pa.concat_arrays(texts)).sort()
+    return pa.concat_arrays(texts).unique().sort()
 
 
 def _key_numbers(table_name: str, table: pa.Table) -> np.ndarray:

@@ -173,11 +173,11 @@ class ComparisonGraph:
     def _outcomes(self, comparisons: pa.Table) -> Outcomes:
         """Give the comparisons that are of this model, and of versions that are scored now."""
         comparisons = comparisons.filter(pc.field("model_id") == self.model_id)
-        etags = pc.unique(self._videos["etag"])
+        etags = self._videos["etag"].unique()
         etag_N = places(self._videos["etag"], etags)
         row_2P = np.stack([places(comparisons[f"video_id_{side}"], self._videos["video_id"]) for side in "ab"])
         etag_2P = np.stack([places(comparisons[f"etag_{side}"], etags) for side in "ab"])
-        holds_P = ((row_2P >= 0) & (etag_2P >= 0)).all(axis=0)
+        holds_P = np.array((row_2P >= 0).all(axis=0))
         holds_P[holds_P] = (etag_N[row_2P[:, holds_P]] == etag_2P[:, holds_P]).all(axis=0)
         columns = (comparisons[name].to_numpy() for name in ("probability_a_better", "order_gap"))
         return Outcomes(np.ascontiguousarray(row_2P.T), *columns).take(holds_P)

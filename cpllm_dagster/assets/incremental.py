@@ -53,7 +53,7 @@ def plan_quality(
         parts: the same of a broken run.
         model_id: the model that is to answer.
     """
-    readable_N = pc.equal(catalog["status"], "ok").to_numpy()
+    readable_N = catalog["status"].to_numpy() == "ok"
     same_failure_N = ~readable_N & _failed_alike(before["scores"], catalog, model_id)
     published_N = readable_N & _answered(before, catalog, model_id)
     recovered_N = readable_N & _answered(parts, catalog, model_id) & ~published_N
@@ -120,6 +120,6 @@ def _places(table: pa.Table, versions: pa.Table, model_id: str) -> np.ndarray:
     place_P = places(table["video_id"], versions["video_id"])
     if not len(versions):
         return place_P
-    etags = pc.unique(versions["etag"])
+    etags = versions["etag"].unique()
     same_P = places(versions["etag"], etags)[place_P] == places(table["etag"], etags)
     return np.where(same_P & (places(table["model_id"], pa.array([model_id])) == 0), place_P, -1)

@@ -1,0 +1,105 @@
+"""A library whose scores and comparisons are made up, and a meter of stages, for the benchmarks of the platform."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit
+from stub_listing import ETAG, KEY
+
+from cpllm_dagster.assets.comparison_graph import ComparisonGraph
+from cpllm_dagster.schemas import SCHEMAS
+from cpllm_dagster.tables import video_id
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PART_PAIRS = 2000
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the model says of a pair, made up."""
+
+    probability_a_better: float
+    order_gap: float = 0.01
+
+
+class Stages:
+    """Times stages, and takes the largest resident memory of each; `found` has seconds of CPU, of the clock, and GB."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[float, float, float]] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        pa.default_memory_pool().release_unused()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        started, cpu = time.perf_counter(), time.process_time()
+        yield
+        elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        status = Path("/proc/self/status").read_text()
+        peak_gb = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e6  # pyright: ignore[reportOptionalSubscript]
+        self.found[name] = (cpu_s, elapsed_s, peak_gb)
+        print(f"  {name:34s} {cpu_s:8.2f} s CPU {elapsed_s:8.2f} s {peak_gb:6.2f} GB", file=sys.stderr, flush=True)
+
+
+def catalog_rows(count: int) -> pa.Table:
+    """Give the catalogue of what the stub lists."""
+    uris = [f"s3://bucket/{KEY % index}" for index in range(count)]
+    return _table(
+        "catalog",
+        count,
+        uri=pa.array(uris),
+        video_id=pa.array([video_id(uri) for uri in uris]),
+        etag=pa.array([ETAG % index for index in range(count)]),
+        size_bytes=pa.array(np.full(count, 1000)),
+        last_modified=pa.array([NOW] * count, SCHEMAS["catalog"].field("last_modified").type),
+        status=pa.array(["ok"] * count),
+        duration_s=pa.array(np.full(count, 60.0)),
+    )
+
+
+def score_rows(catalog: pa.Table, value_N: np.ndarray, model_id: str) -> pa.Table:
+    """Give scores whose order is that of the values."""
+    count, levels = len(catalog), pa.FixedSizeListArray.from_arrays(pa.array(np.full(5 * len(catalog), 0.2)), 5)
+    return _table(
+        "scores",
+        count,
+        **{name: catalog[name] for name in ("video_id", "uri", "etag", "status")},
+        model_id=pa.array([model_id] * count),
+        run_id=pa.array(["made-up"] * count),
+        score=pa.array(1 + 4 * expit(value_N)),
+        scored_at=catalog["last_modified"],
+        level=pa.array(["fair"] * count),
+        level_probabilities=levels.cast(pa.list_(pa.float64())),
+    )
+
+
+def compare_all(graph: ComparisonGraph, truth_N: np.ndarray, random: np.random.Generator) -> None:
+    """Go through all rounds; answers follow the true values of the videos in the order of their ids, and noise."""
+    place = {video: row for row, video in enumerate(graph.video_ids)}
+    for pairs in graph.rounds():
+        for start in range(0, len(pairs), PART_PAIRS):
+            part = pairs[start : start + PART_PAIRS]
+            rows_P2 = np.array([(place[a], place[b]) for a, b in part])
+            gap_P = truth_N[rows_P2[:, 0]] - truth_N[rows_P2[:, 1]] + random.normal(0, 0.5, len(part))
+            answers: list[Any] = [
+                (a, b, Answer(probability)) for (a, b), probability in zip(part, expit(gap_P).tolist(), strict=True)
+            ]
+            graph.add_answers(answers)
+
+
+def _table(table_name: str, count: int, **columns: Any) -> pa.Table:
+    schema = SCHEMAS[table_name]
+    return pa.table([columns.get(name, pa.nulls(count, schema.field(name).type)) for name in schema.names], schema)
