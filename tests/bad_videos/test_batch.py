@@ -41,7 +41,7 @@ def test_each_has_one_row_in_every_table_that_is_due(tmp_path: Path, names: Iter
         assert 1 <= row["score"] <= 5 and row["error_message"] is None
         assert (row["damaged_frames"] > 0) == expected[name].damaged
         assert catalog[name]["fps"] > 0 and 0 < catalog[name]["duration_s"] <= 86_400
-        if expected[name].damaged is False and not name.startswith("two sizes"):
+        if not expected[name].damaged and not name.startswith("two sizes"):
             assert (catalog[name]["width_px"], catalog[name]["height_px"]) == expected[name].size_px
     for name in expected.keys() - scored:
         row = scores[name]
