@@ -172,7 +172,8 @@ class ComparisonGraph:
 
     def _outcomes(self, comparisons: pa.Table) -> Outcomes:
         """Give the comparisons that are of this model, and of versions that are scored now."""
-        comparisons = comparisons.filter(pc.field("model_id") == self.model_id)
+        # By a mask: an expression gives many small chunks, each with the dictionaries of all names.
+        comparisons = comparisons.filter(places(comparisons["model_id"], pa.array([self.model_id])) == 0)
         etags = self._videos["etag"].unique()
         etag_N = places(self._videos["etag"], etags)
         row_2P = np.stack([places(comparisons[f"video_id_{side}"], self._videos["video_id"]) for side in "ab"])
