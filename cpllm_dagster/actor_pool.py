@@ -2,9 +2,9 @@
 
 In: a class, and calls of its methods with whatever the caller wants to know them by (a job). Out: an outcome
 a call. Ray itself restarts and repeats nothing. An actor that raises what this project does not raise on purpose,
-twice in a row, is replaced, too: it may be out of memory, or its GPU may have fallen over, and it would be the first
-to take, and to fail, whatever comes next. The class has a method `prepare` for what is slow or may fail in its start;
-an error of this project's from there is final, all else is tried again. Knows nothing of videos.
+twice in a row, or that runs out of memory, is replaced, too: its GPU may have fallen over, say, and it would be the
+first to take, and to fail, whatever comes next. The class has a method `prepare` for what is slow or may fail in its
+start; an error of this project's from there is final, all else is tried again. Knows nothing of videos.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class ActorPool:
         job, unforeseen = worker.job, not isinstance(cause, CPLLMError | RayError)
         if not worker.ready and isinstance(cause, CPLLMError):
             return Broken(cause)
-        if not worker.ready or (unforeseen and worker.raised):
+        if not worker.ready or (unforeseen and (worker.raised or isinstance(cause, MemoryError))):
             ended = self._replace(worker, f"{type(cause).__name__}: {_first_line(cause)}")
             return Failed(job, cause) if isinstance(ended, Lost) else ended
         worker.call = worker.job = None
