@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from cpllm_dagster.embedded_s3 import EmbeddedS3
 from cpllm_dagster.local_runs import run_library
 from cpllm_dagster.resources import BatchRay
 from cpllm_dagster.tables import Lake, video_id
+from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError, LakeError
 
 LIBRARY = "Ünder <b>50% | 'x'"
@@ -214,6 +219,84 @@ def test_a_run_without_change_touches_nothing(platform: Platform, history: Histo
     assert result.success and platform.files() == before
     assert data_versions(result) == data_versions(history.result)
     assert all(shown["removed"].value == 0 for shown in metadata_of(result).values())
+
+
+def test_a_quiet_night_loads_no_model_and_starts_no_process(platform: Platform, history: History) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        started, loaded, versions = process.submit(quiet_night, platform.settings).result()
+    assert not [command for command in started if "cpllm" in command or "ray" in command]
+    assert not loaded
+    assert versions == data_versions(history.result)
+
+
+def quiet_night(settings: Settings) -> tuple[list[str], set[str], dict[str, str]]:
+    """Run the library in a process that has done nothing else; give what that started, loaded and published."""
+    started: list[str] = []
+    sys.addaudithook(lambda event, found: started.append(str(found)) if event == "subprocess.Popen" else None)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run_library(build_definitions(settings), LIBRARY, instance)
+    return started, {"torch", "ray"} & set(sys.modules), data_versions(result)
+
+
+def test_a_resumed_run_gives_the_tables_of_a_quiet_one(history: History, tmp_path: Path) -> None:
+    quiet = replace(history.platform, settings=replace(history.platform.settings, lake_uri=str(tmp_path / "lake")))
+    quiet.run()
+    for name in TABLES:
+        assert untimed(quiet.table(name)).equals(untimed(history.platform.table(name))), name
+
+
+def untimed(table: pa.Table) -> pa.Table:
+    """A table without what differs from run to run, and from one putting of the same bytes to the next."""
+    names = ("decode_s", "inference_s", "scored_at", "run_id", "last_modified")
+    return table.drop_columns([name for name in names if name in table.column_names])
+
+
+def test_a_renamed_video_is_a_new_one_with_the_same_answers(platform: Platform) -> None:
+    before = {name: platform.rows(name) for name in ("scores", "descriptions")}
+    key, renamed = (f"libraries/{LIBRARY}/{name}" for name in (HOSTILE_KEYS[1], "renamed.mp4"))
+    source = {"Bucket": platform.bucket, "Key": key}
+    platform.client.copy_object(Bucket=platform.bucket, Key=renamed, CopySource=source)
+    platform.client.delete_object(Bucket=platform.bucket, Key=key)
+    old, new = (video_id(f"s3://{platform.bucket}/{one}") for one in (key, renamed))
+
+    result = platform.run()
+    scores, descriptions = platform.rows("scores"), platform.rows("descriptions")
+    assert set(scores) == set(before["scores"]) - {old} | {new}
+    assert {video for video, row in scores.items() if row["run_id"] == result.run_id} == {new}
+    was = before["scores"][old]
+    assert scores[new]["etag"] == was["etag"]
+    for name in ("score", "score_std", "level_probabilities", "segment_score"):
+        assert scores[new][name] == was[name]
+    assert descriptions[new] == before["descriptions"][old] | {"video_id": new}
+    for name in TABLES[:-2]:
+        assert old not in platform.rows(name)
+    assert set(platform.rows("rankings")) == set(descriptions)
+    pairs = platform.table("comparisons")
+    assert {*pairs["video_id_a"].to_pylist(), *pairs["video_id_b"].to_pylist()} == set(descriptions)
+
+
+def test_a_new_model_scores_all_while_the_old_rows_can_be_queried(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(checkpoint.resolve("tiny"), tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_description_tokens": 8}))
+    old, new = checkpoint.model_id("tiny"), checkpoint.model_id(str(folder))
+    query = "SELECT model_id, status, count(*) FROM scores WHERE library = ? GROUP BY ALL ORDER BY ALL"
+    seen: list[Any] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for result in score_videos(*args, **kwargs):
+            seen.append(platform.lake.connect().execute(query, [LIBRARY]).fetchall())
+            yield result
+
+    score_videos = quality_module.score_videos
+    monkeypatch.setattr(quality_module, "score_videos", watched)
+    replace(platform, settings=replace(platform.settings, model=str(folder))).run()
+    assert seen == [[(old, "failed", 2), (old, "ok", 3)]] * 3
+    for name in TABLES[1:]:
+        assert set(platform.table(name)["model_id"].to_pylist()) == {new}
+    assert len(platform.table("scores")) == 5 and len(platform.table("rankings")) == 3
 
 
 def test_only_what_changed_is_scored(platform: Platform, clips: list[Path]) -> None:
