@@ -174,11 +174,14 @@ class _Lease:
     def _found(self) -> tuple[str | None, dict[str, Any]]:
         try:
             answer = self._storage.client.get_object(**self._key)
-            content = json.loads(answer["Body"].read(10_000))
         except ClientError as error:
             if error.response["Error"].get("Code") not in {"NoSuchKey", "404"}:
                 raise
             return None, {}
+        try:
+            content = json.loads(answer["Body"].read())
+        except ValueError:  # somebody else's object
+            content = {}
         return answer["ETag"], content if isinstance(content, dict) else {}
 
     @property

@@ -37,7 +37,7 @@ HOSTILE = [
     "'; DROP TABLE scores; --",
     "x' OR '1'='1",
     "\"; ATTACH 'evil.db'; --",
-    "<script>alert(1)</script>",
+    "<script>alert(1)<!--",
     "<img src=x onerror=alert(1)>",
     "[click](javascript:alert(1)) ![](http:evil.example)",
     "| cell | `code` **bold** https:evil.example",
@@ -53,11 +53,11 @@ HOSTILE = [
     "=cmd|' C calc'!A0",
     "-rf --help",
     "\\..\\..\\outside",
-    "[red]markup[/red]",
+    "[red]markup",
 ]
 #: Libraries of the run, all of that at once; the first has each of the above as a key.
 LIBRARIES = [
-    "'; DROP TABLE scores; -- <script>alert(1)</script> | [x](javascript:alert(1))",
+    "'; DROP TABLE scores; -- <script>alert(1)<!-- | [x](javascript:alert(1))",
     f"..%2f..%2foutside $(touch pwned)\r\n{FORGED}\x1b[2J",
 ]
 #: An escape sequence, or another control character but a line's end.
@@ -214,12 +214,12 @@ def test_reports_and_answers_are_text(words: Lake) -> None:
     def cpllm(*arguments: str) -> str:
         found = CliRunner().invoke(app, arguments, env=environment)
         assert found.exit_code == 0, found.output
-        return found.stdout
+        return found.stdout_bytes.decode()  # click's own text takes a carriage return away
 
     for printed in (cpllm("report", "--limit", "100"), cpllm("sql", "SELECT library, description FROM descriptions")):
         assert CONTROL.findall(printed) == []
         assert FORGED not in printed.splitlines()
-        assert "[red]markup[/red]" in printed
+        assert "[red]markup" in printed
     query = "SELECT library, description FROM descriptions ORDER BY ALL"
     expected = sorted([library, word] for library in HOSTILE for word in HOSTILE)
     lines = cpllm("sql", query, "--format", "json").splitlines()

@@ -49,8 +49,8 @@ from tests.faults.small_disk import fill, free, small_disk
 
 LIBRARY = "films"
 VIDEOS = 60
-#: Columns that tell when and by whom a row was made, and how long that took.
-OF_THE_RUN = {"scored_at", "run_id", "decode_s", "inference_s"}
+#: Columns that tell when an object was put, when and by whom a row was made, and how long that took.
+CIRCUMSTANCES = {"last_modified", "scored_at", "run_id", "decode_s", "inference_s"}
 #: Videos that may be decoded, or decoded and not answered, when a run breaks off.
 IN_FLIGHT = 16
 PART_VIDEOS = 5
@@ -91,14 +91,12 @@ class Nightly:
             return job.execute_in_process(partition_key=LIBRARY, instance=instance, run_config={"ops": knobs})
 
     def tables(self) -> Rows:
-        """Rows of every table without what belongs to the run."""
+        """Rows of every table without their circumstances."""
         found = {}
         for name in SCHEMAS:
             table = self.lake.read(name, LIBRARY)
             assert table is not None, name
-            found[name] = table.select(
-                [column for column in table.column_names if column not in OF_THE_RUN]
-            ).to_pylist()
+            found[name] = table.drop_columns([*CIRCUMSTANCES & {*table.column_names}]).to_pylist()
         return found
 
     def score_rows(self) -> dict[str, dict[str, Any]]:
@@ -183,11 +181,6 @@ def quiet(proxy: S3Proxy, library: tuple[str, Any], local_ray: None, tmp_path_fa
     return tables
 
 
-def without_times(tables: Rows) -> Rows:
-    """Tables without the objects' own times, for objects that a test has put again."""
-    return tables | {"catalog": [row | {"last_modified": None} for row in tables["catalog"]]}
-
-
 def break_off_and_go_on(
     night: Nightly,
     quiet: Rows,
@@ -222,11 +215,14 @@ def break_off_and_go_on(
 
 @pytest.mark.slow
 def test_passing_faults_leave_no_trace(night: Nightly, quiet: Rows) -> None:
-    faults, chance, lock = list(PASSING.values()), random.Random(4), threading.Lock()
+    """A third of all requests fail once, to the catalogue and to a lake on S3 alike."""
+    faults, chance, lock, spoilt = [*PASSING.values()], random.Random(4), threading.Lock(), set()
 
     def spoil(exchange: Exchange) -> None:
+        request = (exchange.method, exchange.path, str(exchange.query), exchange.headers.get("range"))
         with lock:
-            fault = chance.choice(faults) if chance.random() < 0.15 else forward
+            fault = chance.choice(faults) if request not in spoilt and chance.random() < 0.3 else forward
+            spoilt.add(request)
         fault(exchange)
 
     on_s3 = replace(night, lake_uri=f"s3://{night.bucket}/lake-{uuid.uuid4().hex[:8]}")
@@ -270,7 +266,10 @@ def test_lasting_faults_fail_their_videos_alone(night: Nightly, quiet: Rows, cli
     for number in (11, 22, 33, 14, 25, 36):
         night.put(video_name(number), clips[number % len(clips)])
     second = night.run()
-    assert without_times(night.tables()) == without_times(quiet)
+    # Pairs are chosen among what is scored, and comparisons of the first night hold: those two tables may differ.
+    for name in ("catalog", "scores", "descriptions", "features"):
+        assert night.tables()[name] == quiet[name], name
+    assert len(night.tables()["rankings"]) == VIDEOS
     again = {night.uri(name) for name, row in night.score_rows().items() if row["run_id"] == second.run_id}
     assert again == {uri for uri, kind in expected.items() if kind}
 
