@@ -28,7 +28,15 @@ from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
-from cpllm_dagster.s3_object import RangedFile, S3Object, client_config, is_endpoint, listing_error, without_secrets
+from cpllm_dagster.s3_object import (
+    RangedFile,
+    S3Object,
+    client_config,
+    is_bucket,
+    is_endpoint,
+    listing_error,
+    without_secrets,
+)
 from cpllm_model.errors import (
     ConfigurationError,
     LimitExceededError,
@@ -99,7 +107,7 @@ class VideoStore:
     def __post_init__(self) -> None:
         scheme, separator, rest = self.uri.partition("://")
         bucket = rest.partition("/")[0]
-        if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and bucket and "@" not in bucket)):
+        if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and is_bucket(bucket))):
             raise ConfigurationError(f"{without_secrets(self.uri)!r} is neither s3://bucket/prefix nor a folder")
         if self.endpoint_url is not None and not is_endpoint(self.endpoint_url):
             raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")

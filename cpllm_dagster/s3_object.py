@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -68,10 +69,15 @@ def client_config(endpoint_url: str | None) -> Config:
     )
 
 
+def is_bucket(name: str) -> bool:
+    """Whether a name is one that a bucket may have; a key and its secret, put in its place, are none."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", name) is not None
+
+
 def is_endpoint(url: str) -> bool:
     """Whether an address is one of an S3 endpoint, and holds neither a password nor a signature."""
     parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and not parts.query
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not set("@?") & set(url)
 
 
 def without_secrets(address: str) -> str:
@@ -79,8 +85,7 @@ def without_secrets(address: str) -> str:
     scheme, separator, rest = address.partition("://")
     if not separator:
         return address
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"  # a secret key may hold slashes
 
 
 def listing_error(address: str, error: BotoCoreError | ClientError) -> ConfigurationError | SourceReadError:

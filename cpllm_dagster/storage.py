@@ -11,7 +11,6 @@ import contextlib
 import functools
 import io
 import os
-import re
 import tempfile
 import time
 import uuid
@@ -28,7 +27,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from cpllm_dagster.s3_object import is_endpoint
+from cpllm_dagster.s3_object import is_bucket, is_endpoint, without_secrets
 from cpllm_model.errors import LakeError
 
 WORK_FOLDER = ".work"
@@ -162,9 +161,10 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
     if scheme != "s3":
         raise LakeError(f"the lake's address begins with {scheme!r}://; give s3://bucket/prefix or a folder")
     bucket, _, prefix = rest.partition("/")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
+    if not is_bucket(bucket):
         # What stands before an @ may be a secret that somebody put where a bucket name belongs.
-        raise LakeError(f"{bucket.rpartition('@')[2]!r} in the lake's address is not a bucket name")
+        named = without_secrets(uri).removeprefix("s3://").partition("/")[0]
+        raise LakeError(f"{named!r} in the lake's address is not a bucket name")
     return BucketStorage(bucket, prefix, endpoint_url)
 
 
