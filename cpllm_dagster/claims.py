@@ -168,7 +168,7 @@ class _Lease:
             etag, found = self._found()
             if found != content:
                 return False
-        self._etag, self._renewed_at = etag, started
+        self._etag, self._renewed_at = etag or "", started
         return True
 
     def _found(self) -> tuple[str | None, dict[str, Any]]:

@@ -227,9 +227,12 @@ class S3Proxy:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client has hung up."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # a client that has hung up
         self.endpoint_url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def inject(self, fault: Fault, when: Condition = lambda _: True, times: int | None = None) -> None:

@@ -23,7 +23,7 @@ def small_disk(disk: Path) -> Iterator[Path]:
     try:
         yield disk
     finally:
-        subprocess.run(["/bin/umount", disk], check=True)
+        subprocess.run(["/bin/umount", "-l", disk], check=True)
 
 
 def fill(disk: Path, spare_bytes: int = 0) -> None:
