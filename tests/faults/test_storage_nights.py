@@ -320,7 +320,8 @@ def test_a_full_temporary_folder_ends_the_run_and_loses_nothing(night: Nightly, 
     free(disk)
     night.proxy.heal()
     second = command(night, TMPDIR=str(disk), RAY_TMPDIR="/tmp")
-    assert second.wait(240) == 0
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
     assert night.tables() == quiet
 
 
