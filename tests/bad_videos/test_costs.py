@@ -67,7 +67,9 @@ def test_what_lies_behind_a_video_is_not_read(tmp_path: Path, name: str) -> None
     os.truncate(path, 200 << 30)
     with DecodeSandbox() as sandbox, path.open("rb") as file:
         samples = sandbox.decode(file, name, SETTINGS)
-    assert samples.segment_end_s[-1] == pytest.approx(FRAMES / 25)
+    # The last packet of a transport stream ends where the next begins, or with the file, which is never reached.
+    unseen = 1 if name == "video.ts" else 0
+    assert samples.segment_end_s[-1] == pytest.approx((FRAMES - unseen) / 25)
 
 
 def test_a_million_tiny_frames_end_at_the_limit_of_processor_time() -> None:
