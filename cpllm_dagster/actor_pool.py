@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.client import ray as ray_client
 
 from cpllm_model.errors import ConfigurationError, CPLLMError
 
@@ -242,7 +243,7 @@ class _Head:
 
     def __init__(self) -> None:
         # A client of a distant cluster has no connection of its own to the head, and is told by Ray when it is lost.
-        self._address = "" if ray.util.client.ray.is_connected() else ray.get_runtime_context().gcs_address
+        self._address = "" if ray_client.is_connected() else ray.get_runtime_context().gcs_address
         self._answered_at = time.monotonic()
 
     def ask(self) -> None:

@@ -8,6 +8,7 @@ Knows nothing of where the files lie.
 from __future__ import annotations
 
 import datetime
+import io
 import itertools
 import re
 import threading
@@ -118,7 +119,7 @@ class _TableFiles(fsspec.AbstractFileSystem):
     def open(self, path: str, mode: str = "rb", *_: Any, **__: Any) -> Any:
         if mode != "rb":
             raise PermissionError(f"the tables cannot be written by SQL: {path!r}")
-        return self._snapshot(path).reader()
+        return _SharedReader(self._snapshot(path))
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         return {"name": path, "size": self._snapshot(path).size_bytes, "type": "file"}
@@ -144,6 +145,31 @@ class _TableFiles(fsspec.AbstractFileSystem):
             snapshot = self._snapshots.setdefault(path, opened)
             self._kept.append(snapshot)
             return snapshot
+
+
+class _SharedReader:
+    """A reader whose position is each thread's own: DuckDB seeks and reads one handle in all its threads at once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._own = threading.local()
+
+    def _reader(self) -> io.BufferedReader:
+        if not hasattr(self._own, "reader"):
+            self._own.reader = self._snapshot.reader()
+        return self._own.reader
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader().seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader().tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._reader().read(size)
+
+    def close(self) -> None:
+        """Nothing: the version stays open while it is referred to."""
 
 
 class _EmptyTable(Snapshot):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ import pytest
 
 from cpllm_dagster import storage
 from cpllm_dagster.schemas import SCHEMAS, validate
-from cpllm_dagster.sql import sentence
+from cpllm_dagster.sql import connect, sentence
 from cpllm_dagster.tables import Lake, video_id
 from cpllm_model.errors import LakeError
 
@@ -497,3 +498,25 @@ def test_strange_files_among_the_tables_are_no_tables(folder: Path) -> None:
 def test_video_ids() -> None:
     assert video_id("s3://bucket/a.mp4") == "fd373ff61094d28c"
     assert video_id("a") != video_id("b") and set(video_id("é\n")) <= set("0123456789abcdef")
+
+
+def test_threads_of_a_query_do_not_read_at_each_others_places(tmp_path: Path) -> None:
+    schema = pa.schema([("video_id", pa.string()), ("value", pa.int64())])
+    rows, order = 300_000, np.random.default_rng(0).permutation(300_000)
+    for name, values in (("ones", np.arange(rows)), ("others", order)):
+        table = pa.table([pa.array([f"{value:016x}" for value in values]), pa.array(values)], schema=schema)
+        folder = tmp_path / name / "library=a"
+        folder.mkdir(parents=True)
+        pq.write_table(table, folder / "data.parquet", row_group_size=5_000)
+    folder_storage = storage.FolderStorage(tmp_path)
+    connection = connect(
+        dict.fromkeys(("ones", "others", "none"), schema),
+        lambda name: [f"{name}/library=a/data.parquet"] if name != "none" else [],
+        folder_storage.open,
+    )
+    query = (
+        "SELECT count(*), sum(o.value - t.value), count(n.value) FROM ones o JOIN others t USING (video_id) "
+        "LEFT JOIN none n USING (video_id)"
+    )
+    for _ in range(5):
+        assert connection.execute(query).fetchall() == [(rows, 0, 0)]
