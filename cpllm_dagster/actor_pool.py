@@ -47,7 +47,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """A call raised; its actor lives, or was replaced because this happened twice."""
+    """A call raised; its actor lives, or was replaced: this happened twice, or for want of memory."""
 
     job: Any
     error: Exception

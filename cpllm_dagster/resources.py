@@ -69,6 +69,7 @@ class TableLake(dg.ConfigurableResource):
             holder = f"run {context.run.run_id}, process {os.getpid()} on {socket.gethostname()}"
             self._claims.enter_context(lake.claim(library, holder))
             self._claimed[library] = lake
+            self._claims.callback(self._claimed.pop, library)
         return self._claimed[library]
 
     @contextmanager

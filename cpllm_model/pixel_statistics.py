@@ -68,7 +68,7 @@ def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:
     each = torch.cat(
         [
             _tone(histogram),
-            _colour(planes_FB3PP[:, 0, 1:]),
+            _colour(chroma_FB2PP[:, 0]),
             _gradients(first),
             _spectrum(first, axes=True),
             _spectrum(step, axes=False),
@@ -93,18 +93,15 @@ def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:
         1,
     )
     local_std, local_mean = torch.std_mean(local, 0, correction=0)
-    blocks = _dct_blocks(first)
-    # Blocks of differences are ordered by the contrast of what they belong to.
-    order = _band_energies(blocks)[:, 0].argsort(stable=True)
-    last_blocks = _dct_blocks(last)
-    last_order = _band_energies(last_blocks)[:, 0].argsort(stable=True)
+    first_blocks, last_blocks = _dct_blocks(first), _dct_blocks(last)
+    order, last_order = (_band_energies(blocks)[:, 0].argsort(stable=True) for blocks in (first_blocks, last_blocks))
     detail = [
-        _detail_by_contrast(blocks, order),
+        _detail_by_contrast(first_blocks, order),
         _detail_by_contrast(last_blocks, last_order),
-        _detail_by_contrast(_dct_blocks(step), order),
-        _detail_by_contrast(_dct_blocks(late_step), order),
+        # Blocks of differences are ordered by the contrast of what they belong to.
+        *(_detail_by_contrast(_dct_blocks(change), order) for change in (step, late_step)),
     ]
-    histograms = [histogram, *(_histogram(plane) for plane in planes_FB3PP[:, 0, 1:].unbind(1))]
+    histograms = [histogram, *(_histogram(plane) for plane in chroma_FB2PP[:, 0].unbind(1))]
     combs = _comb(torch.stack([one.mean(0) for one in histograms]))
     return torch.cat(
         [mean, std, combs.flatten(), _rhythm(luma_FBPP), *detail, local_mean, local_std, local.amin(0), local.amax(0),
@@ -222,11 +219,15 @@ def _flatness(luma_NPP: torch.Tensor) -> torch.Tensor:
     return torch.stack([*found, (bent == 0).float().mean((1, 2))], 1)
 
 
+def _blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
+    """Cut planes into whole blocks, (N, rows, columns, BLOCK_PX, BLOCK_PX)."""
+    side = plane_NPP.shape[-1] // BLOCK_PX * BLOCK_PX
+    return plane_NPP[:, :side, :side].unflatten(2, (-1, BLOCK_PX)).unflatten(1, (-1, BLOCK_PX)).transpose(2, 3)
+
+
 def _local_contrast(plane_NPP: torch.Tensor) -> torch.Tensor:
     """Give quantiles of the standard deviation in blocks: the lowest ones are the noise floor."""
-    side = plane_NPP.shape[-1] // BLOCK_PX * BLOCK_PX
-    blocks = plane_NPP[:, :side, :side].unflatten(2, (-1, BLOCK_PX)).unflatten(1, (-1, BLOCK_PX))
-    deviation = blocks.std((2, 4), correction=0).flatten(1).sort(1).values
+    deviation = _blocks(plane_NPP).std((3, 4), correction=0).flatten(1).sort(1).values
     places = [round(share * (deviation.shape[1] - 1)) for share in BLOCK_QUANTILES]
     return _log(deviation[:, places])
 
@@ -284,9 +285,8 @@ def _dct_bands() -> torch.Tensor:
 
 def _dct_blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
     """Give the coefficients of all blocks, (L, BLOCK_PX ** 2)."""
-    side, basis = plane_NPP.shape[-1] // BLOCK_PX * BLOCK_PX, _dct_basis().to(plane_NPP.device)
-    blocks = plane_NPP[:, :side, :side].unflatten(2, (-1, BLOCK_PX)).unflatten(1, (-1, BLOCK_PX)).transpose(2, 3)
-    return (basis @ blocks @ basis.T).reshape(-1, BLOCK_PX**2)
+    basis = _dct_basis().to(plane_NPP.device)
+    return (basis @ _blocks(plane_NPP) @ basis.T).reshape(-1, BLOCK_PX**2)
 
 
 def _band_energies(blocks: torch.Tensor) -> torch.Tensor:

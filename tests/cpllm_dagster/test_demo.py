@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import dagster as dg
@@ -27,6 +22,7 @@ from cpllm_dagster.demo_clips import LIBRARIES
 from cpllm_dagster.objects import VideoStore
 from cpllm_dagster.tables import Lake
 from cpllm_model.errors import ConfigurationError
+from tests.dagster_ui import ask, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -125,36 +121,17 @@ mutation { launchPartitionBackfill(backfillParams: {allPartitions: false, partit
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_library_is_materialized_by_hand_in_the_ui(ui: str, tmp_path: Path) -> None:
-    (repository,) = _wait(lambda: _ask(ui, NODES)["repositoriesOrError"]["nodes"], 240)
+    (repository,) = wait_for(lambda: ask(ui, NODES)["repositoriesOrError"]["nodes"], 240)
     assert {"score_library", "score_all_libraries"} <= {job["name"] for job in repository["jobs"]}
     assert [schedule["name"] for schedule in repository["schedules"]] == ["nightly"]
-    assert _ask(ui, LAUNCH)["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
+    assert ask(ui, LAUNCH)["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
 
     def ended() -> list[dict]:
-        runs = _ask(ui, RUNS)["runsOrError"]["results"]
+        runs = ask(ui, RUNS)["runsOrError"]["results"]
         return [run for run in runs if run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
 
-    (run,) = _wait(ended, 500)
+    (run,) = wait_for(ended, 500)
     assert run["status"] == "SUCCESS"
     assert {"key": "dagster/partition", "value": "videos"} in run["tags"]
     answer = Lake(str(tmp_path / "videos" / "lake")).connect().execute("select count(*) from rankings").fetchall()
     assert answer == [(3,)]
-
-
-def _ask(address: str, query: str) -> dict[str, Any]:
-    """Put a GraphQL query to the UI."""
-    body = json.dumps({"query": query}).encode()
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 # the UI's own
-    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
-        return json.load(response)["data"]
-
-
-def _wait(ask: Callable[[], list], limit_s: float) -> list:
-    """Ask until there is an answer; the UI takes a while to listen."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            if found := ask():
-                return found
-        time.sleep(1)
-    raise AssertionError(f"no answer within {limit_s} s")

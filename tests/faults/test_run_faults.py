@@ -10,10 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +22,7 @@ from cpllm_dagster.demo import CHECKOUT
 from cpllm_dagster.storage import WORK_FOLDER
 from cpllm_model import checkpoint
 from cpllm_model.errors import LakeError
+from tests.dagster_ui import ask, wait_for
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine, Process
@@ -143,13 +141,7 @@ class WebServer:
     port: int
 
     def ask(self, query: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql",
-            json.dumps({"query": query}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-            return json.load(response)["data"]
+        return ask(f"http://127.0.0.1:{self.port}/graphql", query)
 
     def launch(self) -> str:
         """Launch a run of the library and give its id."""
@@ -196,17 +188,6 @@ def web_server(films: Films, tmp_path: Path) -> Iterator[WebServer]:
         finally:
             os.killpg(process.pid, signal.SIGINT)
             process.wait(60)
-
-
-def wait_for(ask: Callable[[], Any], limit_s: float) -> Any:
-    """Ask until there is an answer."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            if found := ask():
-                return found
-        time.sleep(0.2)
-    raise AssertionError(f"no answer within {limit_s} s")
 
 
 @pytest.mark.slow
