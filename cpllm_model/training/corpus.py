@@ -46,10 +46,14 @@ CLIP_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".y4m", ".264")
 FRAMES = 16
 #: On average: nine, or twelve where there is a rate ladder.
 RECIPES_PER_CONTENT = 10
+#: Moments of a clip that are taken, each a content, before any source is taken again.
+TAKES_A_ROUND = 3
 SIZES_PX = ((320, 180), (320, 240), (426, 240), (480, 270), (480, 360), (640, 360), (640, 480), (854, 480))
 #: Only for pictures that have the detail, and rarely: a clip costs in proportion to its pixels.
 LARGE_SIZES_PX = ((960, 540), (1280, 720), (1920, 1080))
 LARGE_SHARE = 0.6
+#: Small ones, which every third round of takes has: old uploads, previews, what comes over a poor line.
+SMALL_SIZES_PX = ((160, 120), (176, 144), (192, 108), (208, 120), (240, 180), (256, 144))
 PORTRAIT_SHARE = 0.15
 FRAME_RATES = (24.0, 25.0, 30.0, 50.0, 60.0)
 MAX_WIDTH_PX = 960
@@ -118,7 +122,7 @@ def find_contents(sources: Sequence[Path], settings: CorpusSettings) -> list[Con
             first.append(Content("photo", str(path)))
         elif path.suffix.lower() in CLIP_SUFFIXES:
             # A clip has many moments; a photograph filmed again is still the same photograph.
-            first += [Content("clip", str(path), take) for take in range(3)]
+            first += [Content("clip", str(path), take) for take in range(TAKES_A_ROUND)]
     if not first:
         raise DataSetError(
             f"no photograph or clip in {', '.join(map(str, sources)) or 'no folder'}, and no scene asked"
@@ -126,7 +130,7 @@ def find_contents(sources: Sequence[Path], settings: CorpusSettings) -> list[Con
     first.sort(key=lambda content: hashlib.sha256(content.content_id.encode()).digest())
     count = max(1, -(-settings.clips // RECIPES_PER_CONTENT))
     rounds = -(-count // len(first))
-    again = [replace(one, take=one.take + 3 * number) for number in range(rounds) for one in first]
+    again = [replace(one, take=one.take + TAKES_A_ROUND * number) for number in range(rounds) for one in first]
     return again[:count]
 
 
@@ -268,21 +272,23 @@ def film(content: Content, rng: np.random.Generator, frames: int = FRAMES) -> np
     if content.kind == "clip":
         return _film_clip(content, rng, frames)
     if content.kind == "scene":
-        width, height = _frame_size(rng, 1280)
+        width, height = _frame_size(rng, 1280, content.take)
         frames_THW3 = render_scene(int(content.source), width, height, frames)
     else:
         with Image.open(content.source) as opened:
             picture = opened.convert("RGB")
-        width, height = _frame_size(rng, max(picture.size))
+        width, height = _frame_size(rng, max(picture.size), content.take)
         picture = _mirrored(picture, int(width * 1.3), int(height * 1.3))
         frames_THW3 = animate(picture, CameraPath.draw(rng), frames, (width, height), rng)
     return encode.rgb_to_planes(frames_THW3)
 
 
-def _frame_size(rng: np.random.Generator, source_px: int) -> tuple[int, int]:
-    """Draw (width, height) for a source of so many pixels on its longer side."""
+def _frame_size(rng: np.random.Generator, source_px: int, take: int) -> tuple[int, int]:
+    """Draw (width, height) for a take of a source of so many pixels on its longer side."""
     large = source_px >= 1200 and rng.random() < LARGE_SHARE
     sizes = [size for size in LARGE_SIZES_PX if size[0] <= 1.4 * source_px] if large else SIZES_PX
+    if take % (3 * TAKES_A_ROUND) >= 2 * TAKES_A_ROUND:
+        sizes = SMALL_SIZES_PX
     width, height = sizes[rng.integers(len(sizes))]
     return (height, width) if rng.random() < PORTRAIT_SHARE else (width, height)
 

@@ -1,7 +1,8 @@
 """Moving pictures from still ones: procedural scenes, and a camera that moves over any picture.
 
 In: a seed, or a photograph. Out: RGB frames. Rendered scenes have the 1/f spectrum of natural images
-(Field 1987), hard edges, fine detail and a moving foreground, so that encoders treat them as they treat film.
+(Field 1987), hard edges, fine detail and a moving foreground, so that encoders treat them as they treat film. One in
+five is soft by nature, as a sky, a fog or a wall out of focus is: a picture may lack fine detail and lack nothing.
 Knows nothing of files, encoders or labels.
 
 Shape legend: T frames, H height, W width, 3 RGB.
@@ -12,9 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 MOTIONS = ("static", "pan", "zoom", "handheld")
+#: Scenes of every so many seeds are soft.
+SOFT_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def animate(
 
 
 def render_scene(seed: int, width_px: int, height_px: int, frames: int) -> np.ndarray:
-    """Render a procedural scene with camera motion and one moving object.
+    """Render a procedural scene with camera motion and, unless it is soft, one moving object.
 
     Args:
         seed: decides everything; the same seed gives the same bytes.
@@ -108,8 +111,11 @@ def render_scene(seed: int, width_px: int, height_px: int, frames: int) -> np.nd
         uint8 (T, H, W, 3) RGB.
     """
     rng = np.random.default_rng(seed)
-    still = _still(rng, int(width_px * 1.5), int(height_px * 1.5))
+    is_soft = seed % SOFT_EVERY == SOFT_EVERY - 1
+    still = (_soft_still if is_soft else _still)(rng, int(width_px * 1.5), int(height_px * 1.5))
     frames_THW3 = animate(still, CameraPath.draw(rng), frames, (width_px, height_px), rng)
+    if is_soft:
+        return frames_THW3
     patch_size = max(16, height_px // 4)
     patch = np.asarray(_still(rng, patch_size, patch_size))
     rows, columns = np.mgrid[:patch_size, :patch_size] - (patch_size - 1) / 2
@@ -140,14 +146,38 @@ def _still(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     return image
 
 
-def _texture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Give coloured noise whose amplitude falls as 1/f^a, a in 0.9-2.0; uint8 (height, width, 3)."""
+def _soft_still(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Draw fields of colour that run into each other, and at most a few specks that are sharp."""
+    vividness = float(rng.uniform(6, 50))
+    image = Image.fromarray(_texture(rng, width, height, (1.8, 3.0), vividness))
+    for _ in range(int(rng.integers(2, 6))):
+        mask = Image.new("L", (width, height))
+        centre, size = rng.uniform([0, 0], [width, height]), rng.uniform(0.1, 0.4, 2) * height
+        ImageDraw.Draw(mask).ellipse([*(centre - size).tolist(), *(centre + size).tolist()], fill=255)
+        mask = mask.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.005, 0.06)) * height))
+        image.paste(Image.fromarray(_texture(rng, width, height, (1.8, 3.0), vividness)), mask=mask)
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(0, 30))):
+        x, y = rng.uniform([0, 0], [width, height])
+        radius = float(rng.uniform(0.6, 2.5))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return image
+
+
+def _texture(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    falloffs: tuple[float, float] = (0.9, 2.0),
+    vividness: float = 6.0,
+) -> np.ndarray:
+    """Give coloured noise whose amplitude falls as 1/f^a, a between `falloffs`; uint8 (height, width, 3)."""
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
-    falloff = np.maximum(np.hypot(fy, fx), 1 / max(width, height)) ** -rng.uniform(0.9, 2.0)
+    falloff = np.maximum(np.hypot(fy, fx), 1 / max(width, height)) ** -rng.uniform(*falloffs)
     luma = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(height, width))) * falloff, s=(height, width))
     tint = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(height, width))) * falloff**1.3, s=(height, width))
     luma, tint = luma / luma.std(), tint / tint.std()
     # Muted colours: natural pictures carry far more luma than chroma.
     base, contrast = rng.uniform(50, 190) + rng.normal(0, 22, 3), rng.uniform(12, 45)
-    colour = base + contrast * luma[..., None] + 6 * tint[..., None] * rng.normal(size=3)
+    colour = base + contrast * luma[..., None] + vividness * tint[..., None] * rng.normal(size=3)
     return np.clip(colour, 0, 255).astype(np.uint8)

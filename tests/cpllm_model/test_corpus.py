@@ -45,6 +45,20 @@ def test_scenes_follow_from_their_seed():
     assert (first[0] != first[-1]).mean() > 0.1  # it moves
 
 
+def test_one_scene_in_five_lacks_fine_detail():
+    detail = {
+        seed: np.abs(np.diff(render_scene(seed, 320, 180, 1)[0].astype(float), axis=1)).mean() for seed in range(20)
+    }
+    soft = sorted(detail, key=detail.__getitem__)[:4]
+    assert set(soft) == {4, 9, 14, 19}
+
+
+def test_every_third_round_of_takes_is_small():
+    rng = np.random.default_rng(0)
+    widths = [corpora.film(Content("scene", "1", take), rng, 1).shape[2] for take in (0, 3, 6, 9, 12, 15)]
+    assert [width <= 256 for width in widths] == [False, False, True, False, False, True]
+
+
 def test_more_frames_than_the_pipes_hold_pass_through():
     frames = np.zeros((64, 540, 960, 3), np.uint8)
     frames[-1] = 255

@@ -308,6 +308,13 @@ def test_thresholds_name_rare_distortions_at_their_own_level():
     assert set(found) == set(DISTORTIONS) and all(0.15 <= value <= 0.25 for value in found.values())
 
 
+@pytest.mark.parametrize(("there", "is_named"), [(12, False), (16, True)])
+def test_a_missing_name_weighs_as_much_as_two_wrong_ones(there, is_named):
+    probabilities = np.where(np.arange(100) < 40, 0.3, 0.06)[:, None].repeat(len(DISTORTIONS), 1)
+    severities = np.where(np.arange(100) < there, 2.0, 0.0)[:, None].repeat(len(DISTORTIONS), 1)
+    assert all((value <= 0.3) == is_named for value in naming_thresholds(probabilities, severities).values())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_minute_of_training_on_rendered_clips_lifts_srcc_from_chance(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,10 +56,12 @@ def test_a_lost_node(
     (node,) = cluster.worker_nodes
     with on_cluster.process(tmp_path) as process:
         wait_until_kept(on_cluster, parts * PART)
-        if spare:
-            cluster.add_node(num_cpus=NODE_CPUS)
         lost = [one.pid for one in machine.workers()]
         assert len(lost) >= 4
+        for pid in lost:  # in the middle of their calls: the run must not end before its node does
+            os.kill(pid, signal.SIGSTOP)
+        if spare:
+            cluster.add_node(num_cpus=NODE_CPUS)
         cluster.remove_node(node, allow_graceful=False)
         machine.assert_gone(lost)
         if not spare:
