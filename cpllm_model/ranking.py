@@ -42,9 +42,13 @@ def round_count(n: int) -> int:
     return max(n.bit_length() - 1, 0)
 
 
-def uses_strengths(round_index: int) -> bool:
-    """Tell whether `next_pairs` looks at the strengths in this round."""
-    return bool(round_index % 2)
+def refits(round_index: int) -> bool:
+    """Tell whether strengths are fitted anew before this round: before rounds 1, 3, 7, 15 and so on.
+
+    Each time the comparisons have doubled, so that all fits together cost n log n, as the comparisons do. Later rounds
+    make do with the strengths that are there.
+    """
+    return bool(round_index) and not round_index & (round_index + 1)
 
 
 def next_pairs(
@@ -74,7 +78,7 @@ def next_pairs(
     """
     n = len(score_N)
     estimate_N = _normal_quantiles(score_N)
-    if strength_N is not None and uses_strengths(round_index):
+    if strength_N is not None and round_index % 2:
         estimate_N = (estimate_N + _normal_quantiles(strength_N)) / 2
     shift_N = np.random.default_rng(round_index).uniform(-_JITTER_SD, _JITTER_SD, n)
     order_N = np.argsort(estimate_N + shift_N, kind="stable")

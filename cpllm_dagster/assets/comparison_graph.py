@@ -24,8 +24,8 @@ from cpllm_model.ranking import (
     components,
     next_pairs,
     pair_codes,
+    refits,
     round_count,
-    uses_strengths,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class ComparisonGraph:
             return pairs_P2 if join else pairs_P2[~self._settled_N[pairs_P2].all(axis=1)]
 
         for round_index in range(round_count(len(self))):
-            if uses_strengths(round_index) and len(self._made.pairs_P2):
+            if refits(round_index) and len(self._made.pairs_P2):
                 strength_N = self._fit(strength_N, PRECISION_OF_A_ROUND).strength_N
             pairs_P2 = wanted()
             answered_P = self._recover(pairs_P2)

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from cpllm_model import ranking
 from cpllm_model.metrics import pair_accuracy
-from cpllm_model.ranking import PRIOR_SD, BradleyTerry, bradley_terry, next_pairs, rank, round_count
+from cpllm_model.ranking import PRIOR_SD, BradleyTerry, bradley_terry, next_pairs, rank, refits, round_count
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 SEEDS = st.integers(0, 100_000)
@@ -33,8 +33,9 @@ def tournament(n: int, seed: int, outcome: str, noise: float = 1.0) -> tuple[np.
     score_N = true_N + random.normal(0, noise, n)
     pairs_P2, probability_P, fitted = NO_PAIRS, np.zeros(0), None
     for index in range(round_count(n)):
-        strength_N = fitted.strength_N if fitted else None
-        pairs_Q2 = next_pairs(score_N, pairs_P2, strength_N, index)
+        if refits(index):
+            fitted = bradley_terry(n, pairs_P2, probability_P)
+        pairs_Q2 = next_pairs(score_N, pairs_P2, fitted.strength_N if fitted else None, index)
         expected_Q = expit(true_N[pairs_Q2[:, 0]] - true_N[pairs_Q2[:, 1]])
         if outcome == "coin":
             answers_Q = (random.random(len(pairs_Q2)) < expected_Q).astype(float)
@@ -42,9 +43,11 @@ def tournament(n: int, seed: int, outcome: str, noise: float = 1.0) -> tuple[np.
             answers_Q = random.beta(10 * expected_Q, 10 * (1 - expected_Q))
         pairs_P2 = np.concatenate([pairs_P2, pairs_Q2])
         probability_P = np.concatenate([probability_P, answers_Q])
-        fitted = bradley_terry(n, pairs_P2, probability_P, strength_N)
-    assert fitted is not None
-    return true_N, fitted, len(pairs_P2)
+    return true_N, bradley_terry(n, pairs_P2, probability_P), len(pairs_P2)
+
+
+def test_all_fits_together_cost_n_log_n() -> None:
+    assert [index for index in range(40) if refits(index)] == [1, 3, 7, 15, 31]
 
 
 @given(n=st.integers(0, 200), seed=SEEDS)
