@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(1200)
 SCORES_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+/"
 PAIRS_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+%20comparisons/"
+#: No daemon runs in these tests that would take runs from a queue.
+INSTANCE = """
+telemetry: {enabled: false}
+run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
+"""
 #: Where a run is killed: the name that is put or removed, how many of such pass, whether that one is done.
 STAGES = {
     "a part of the catalogue": ("model=probed/", 3, False),
@@ -168,7 +173,7 @@ def web_server(films: Films, tmp_path: Path) -> Iterator[WebServer]:
         port = probe.getsockname()[1]
     home = tmp_path / "dagster"
     home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (home / "dagster.yaml").write_text(INSTANCE)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions(PARTITION_SET, ["films"])
     environment = os.environ | {
