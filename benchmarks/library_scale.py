@@ -17,22 +17,25 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from made_up_library import Stages, catalog_rows, compare_all, score_rows
+from made_up_library import Stages, catalog_rows, compare_all, score_rows, token_rows
 from stub_listing import LIBRARY, stub_listing
 
 from cpllm_dagster.assets.catalog import split_listing
-from cpllm_dagster.assets.comparison_graph import ComparisonGraph
+from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
 from cpllm_dagster.assets.incremental import plan_quality
 from cpllm_dagster.assets.publication import publish
 from cpllm_dagster.assets.rankings import ranking_rows
 from cpllm_dagster.objects import VideoStore
 from cpllm_dagster.report import RANKING_SQL
 from cpllm_dagster.schemas import SCHEMAS, validate
+from cpllm_dagster.spool import spooled
 from cpllm_dagster.tables import Lake
 
 MODEL = "tiny-000000000000"
 #: Of the videos of a library, these many have come since the last night.
 NEW_SHARE = 0.01
+#: Visual tokens of a video: a tenth of those of `tiny`, for the disk's sake; they lie there, not in memory.
+TOKEN_BYTES = 1500
 
 
 def main() -> None:
@@ -103,8 +106,15 @@ def measure(count: int) -> dict[str, tuple[float, float, float]]:
                 publish(lake, name, LIBRARY, rows, made=count, run_id="r", model_id=MODEL)
         del catalog
 
+        tokens = spooled(SCHEMAS["features"], token_rows(scores, TOKEN_BYTES))
+        with stages("publish visual tokens"):
+            publish(lake, "features", LIBRARY, tokens, made=count, run_id="r", model_id=MODEL)
+        del tokens
+        with stages("read visual tokens to compare"):
+            assert len(TokenTable(lake.read("features", LIBRARY))) == count
+
         graph = ComparisonGraph(scores, MODEL)
-        with stages("choose pairs, refit every round"):
+        with stages("choose pairs, refit as they double"):
             compare_all(graph, truth_N, random)
         with stages("fit strengths, standard errors"):
             rankings = ranking_rows(graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,10 @@ class Answer:
 
 
 class Stages:
-    """Times stages, and takes the largest resident memory of each; `found` has seconds of CPU, of the clock, and GB."""
+    """Times stages, and takes the largest memory of each; `found` has seconds of CPU, of the clock, and GB.
+
+    Memory is the process's own, looked at every few milliseconds; of mapped files the system may drop what it likes.
+    """
 
     def __init__(self) -> None:
         self.found: dict[str, tuple[float, float, float]] = {}
@@ -44,14 +48,29 @@ class Stages:
     def __call__(self, name: str) -> Iterator[None]:
         pa.default_memory_pool().release_unused()
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        seen_gb, ended = [_own_memory_gb()], threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.01):
+                seen_gb.append(_own_memory_gb())
+
+        watching = threading.Thread(target=watch)
+        watching.start()
         started, cpu = time.perf_counter(), time.process_time()
-        yield
-        elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-        status = Path("/proc/self/status").read_text()
-        peak_gb = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e6  # pyright: ignore[reportOptionalSubscript]
+        try:
+            yield
+            elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        finally:
+            ended.set()
+            watching.join()
+        peak_gb = max(*seen_gb, _own_memory_gb())
         self.found[name] = (cpu_s, elapsed_s, peak_gb)
         print(f"  {name:34s} {cpu_s:8.2f} s CPU {elapsed_s:8.2f} s {peak_gb:6.2f} GB", file=sys.stderr, flush=True)
+
+
+def _own_memory_gb() -> float:
+    """Give the resident memory of this process that no file stands behind."""
+    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1e6  # pyright: ignore
 
 
 def catalog_rows(count: int) -> pa.Table:
@@ -84,6 +103,21 @@ def score_rows(catalog: pa.Table, value_N: np.ndarray, model_id: str) -> pa.Tabl
         level=pa.array(["fair"] * count),
         level_probabilities=levels.cast(pa.list_(pa.float64())),
     )
+
+
+def token_rows(scores: pa.Table, token_bytes: int) -> Iterator[pa.Table]:
+    """Give the features table of scored videos in pieces, in any order; tokens do not compress."""
+    random = np.random.default_rng(0)
+    for rows_P in np.array_split(random.permutation(len(scores)), -(-len(scores) // 4096)):
+        content = random.bytes(len(rows_P) * token_bytes)
+        yield _table(
+            "features",
+            len(rows_P),
+            **{name: scores[name].take(rows_P) for name in ("video_id", "etag", "model_id")},
+            segment_start_s=[[0.0]] * len(rows_P),
+            tokens=[content[start : start + token_bytes] for start in range(0, len(content), token_bytes)],
+            tokens_shape=[[1, 1, token_bytes // 2]] * len(rows_P),
+        )
 
 
 def compare_all(graph: ComparisonGraph, truth_N: np.ndarray, random: np.random.Generator) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cpllm_dagster.spool import is_large, taken
 from cpllm_model.errors import LakeError
 
 SCHEMA_VERSION = 1
@@ -132,21 +133,21 @@ def validate(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table
         rows: an Arrow table or one dict a row; a column that may be null may be left out.
 
     Returns:
-        The rows with exactly the schema's columns, sorted by key, one chunk a column.
+        The rows with exactly the schema's columns, sorted by key; one chunk a column, but for large tables.
 
     Raises:
         LakeError: an unknown table or column, a wrong type, a null where none may be, a number that is not
             finite or out of range, a key twice, a status that its error or score contradicts.
     """
     table = _conform(table_name, rows)
-    for name in table.column_names:
-        _check_numbers(f"{table_name}.{name}", table[name].combine_chunks(), _BOUNDS.get(name))
+    for field in table.schema:
+        if not pa.types.is_large_binary(field.type):
+            _check_numbers(f"{table_name}.{field.name}", table[field.name].combine_chunks(), _BOUNDS.get(field.name))
     number_N = _key_numbers(table_name, table)
     _check_status(table_name, table)
     if (np.diff(number_N) < 0).any():
-        table = table.take(pa.array(np.argsort(number_N)))
-    # One chunk a column: how the rows arrived must not show in the file's bytes.
-    return tidy_names(table).combine_chunks()
+        table = taken(table, np.argsort(number_N))
+    return table if is_large(table.schema) else tidy_names(table).combine_chunks()
 
 
 def tidy_names(table: pa.Table) -> pa.Table:

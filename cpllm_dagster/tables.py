@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from cpllm_dagster import sql
 from cpllm_dagster.claims import claimed
 from cpllm_dagster.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
+from cpllm_dagster.spool import is_large, spooled, taken
 from cpllm_dagster.storage import WORK_FOLDER, BucketStorage, FolderStorage, storage_at
 from cpllm_model.errors import LakeError
 
@@ -36,6 +37,8 @@ _log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 #: Small groups where a row is large, so that a reader needs little memory.
 _ROWS_PER_GROUP = dict.fromkeys(SCHEMAS, 65_536) | {"features": 256}
+(_LARGE,) = (table_name for table_name, columns in SCHEMAS.items() if is_large(columns))
+_PARTS_AT_ONCE = 16
 
 
 def video_id(uri: str) -> str:
@@ -139,7 +142,7 @@ class Lake:
             self._storage.put(path, name)
 
     def read(self, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table | None:
-        """Return a library's table, or None when it was never published.
+        """Return a library's table, or None when it was never published; see `spool` for one that is large.
 
         Args:
             table_name: a name in SCHEMAS.
@@ -149,7 +152,12 @@ class Lake:
         name = _file_name(table_name, library)
         try:
             names = [field.name for field in SCHEMAS[table_name] if pa.types.is_dictionary(field.type)]
-            table = pq.ParquetFile(self._storage.open(name).reader(), read_dictionary=names).read(columns=columns)
+            file = pq.ParquetFile(self._storage.open(name).reader(), read_dictionary=names)
+            wanted = file.schema_arrow if columns is None else pa.schema([file.schema_arrow.field(c) for c in columns])
+            if is_large(wanted):
+                groups = (file.read_row_group(index, columns) for index in range(file.num_row_groups))
+                return spooled(wanted.remove_metadata(), (group.replace_schema_metadata(None) for group in groups))
+            table = file.read(columns=columns)
         except FileNotFoundError:
             return None
         except pa.ArrowException as error:
@@ -213,16 +221,27 @@ class Lake:
             are damaged; those are logged and left out.
         """
         names = self._storage.list(_parts_folder(library, model_id))
-        tables = {table_name: [schema.empty_table()] for table_name, schema in SCHEMAS.items()}
+        tables = {table_name: [schema.empty_table()] for table_name, schema in SCHEMAS.items() if not is_large(schema)}
         damaged = []
-        with ThreadPoolExecutor(16) as pool:
-            for name, part in zip(names, pool.map(self._read_part, names), strict=True):
-                if part is None:
-                    damaged.append(name)
-                    continue
-                for table_name, table in part.items():
-                    tables[table_name].append(table)
-        return {name: _newest(name, pa.concat_tables(found)) for name, found in tables.items()}, damaged
+
+        def large(pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
+            """Read all parts; yield the rows of the one table that is large, and put the others' where they belong."""
+            for start in range(0, len(names), _PARTS_AT_ONCE):
+                some = names[start : start + _PARTS_AT_ONCE]
+                for name, part in zip(some, pool.map(self._read_part, some), strict=True):
+                    if part is None:
+                        damaged.append(name)
+                        continue
+                    for table_name, table in part.items():
+                        if table_name in tables:
+                            tables[table_name].append(table)
+                        else:
+                            yield table
+
+        with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+            found = {_LARGE: spooled(SCHEMAS[_LARGE], large(pool))}
+        found |= {table_name: pa.concat_tables(pieces) for table_name, pieces in tables.items()}
+        return {table_name: _newest(table_name, found[table_name]) for table_name in SCHEMAS}, damaged
 
     def _read_part(self, name: str) -> dict[str, pa.Table] | None:
         try:
@@ -281,8 +300,8 @@ def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
     plain = names_as_text(table.schema)
     with pq.ParquetWriter(path, plain, compression="zstd", write_page_checksum=True) as file:
         for start in range(0, len(table), rows_per_group):
-            # Names become text a group at a time.
-            file.write_table(table.slice(start, rows_per_group).cast(plain), rows_per_group)
+            # Names become text a group at a time; how the rows arrived must not show in the file's bytes.
+            file.write_table(table.slice(start, rows_per_group).cast(plain).combine_chunks(), rows_per_group)
     written = pq.read_metadata(path)
     if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(plain):
         raise LakeError(f"{path}: {written.num_rows} of {len(table)} rows stand in it, or in another schema")
@@ -293,4 +312,4 @@ def _newest(table_name: str, table: pa.Table) -> pa.Table:
     keys = list(KEYS[table_name])
     numbered = table.select(keys).unify_dictionaries().append_column("row", pa.array(np.arange(len(table))))
     last = numbered.group_by(keys).aggregate([("row", "max")])["row_max"]
-    return table.take(last.sort()) if len(last) < len(table) else table
+    return taken(table, last.sort().to_numpy()) if len(last) < len(table) else table

@@ -207,22 +207,28 @@ class ComparisonGraph:
 
 
 class TokenTable(Mapping[str, "VisualTokens"]):
-    """The visual tokens of a features table by video id, made as they are asked for."""
+    """The visual tokens of a features table by video id, made as they are asked for: they may exceed memory."""
 
     def __init__(self, features: pa.Table) -> None:
-        self._features = features.combine_chunks()
-        self._row = {video_id: row for row, video_id in enumerate(features["video_id"].to_pylist())}
+        self._batches = features.to_batches()
+        self._place = {
+            video_id: (batch, row)
+            for batch, rows in enumerate(self._batches)
+            for row, video_id in enumerate(rows["video_id"].to_pylist())
+        }
 
     def __getitem__(self, video_id: str) -> VisualTokens:
         from cpllm_model.predictor import VisualTokens  # imports torch
 
-        row = self._row[video_id]
-        data, shape, start_s = (self._features[name][row] for name in ("tokens", "tokens_shape", "segment_start_s"))
+        batch, row = self._place[video_id]
+        data, shape, start_s = (
+            self._batches[batch][name][row] for name in ("tokens", "tokens_shape", "segment_start_s")
+        )
         tokens_NLD = np.frombuffer(data.as_buffer(), np.float16).reshape(shape.as_py())
         return VisualTokens(tokens_NLD, np.array(start_s.as_py()))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._row)
+        return iter(self._place)
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self._place)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from cpllm_dagster.batch import VideoItem
 from cpllm_dagster.schemas import places
+from cpllm_dagster.spool import taken
 from cpllm_model.errors import VideoError, video_error
 
 #: Failures that may pass: rows with these are tried again by the next run.
@@ -29,7 +30,7 @@ class QualityPlan:
 
     Args:
         kept: id and ETag of the videos whose published rows hold, scored or failed.
-        recovered: for each table, the rows of a broken run that hold and are not published.
+        recovered: scores and descriptions of a broken run that hold and are not published.
         refused: failures of the catalogue that are not yet among the scores.
         todo: videos to decode and score.
         complete: nothing is to be done, and the published tables have no row too many.
@@ -67,7 +68,7 @@ def plan_quality(
     ]
     return QualityPlan(
         kept=kept,
-        recovered={name: rows_of(parts[name], recovered, model_id) for name in ("scores", *COMPANIONS)},
+        recovered={name: rows_of(parts[name], recovered, model_id) for name in ("scores", "descriptions")},
         refused=refused,
         todo=[item_of(row) for row in catalog.filter(todo_N).to_pylist()],
         complete=not (refused or todo_N.any() or recovered_N.any())
@@ -78,7 +79,7 @@ def plan_quality(
 def rows_of(table: pa.Table, versions: pa.Table, model_id: str) -> pa.Table:
     """Give the rows of these versions (id and ETag, each once) and this model."""
     chosen_P = _places(table, versions, model_id) >= 0
-    return table if chosen_P.all() else table.filter(chosen_P)
+    return table if chosen_P.all() else taken(table, np.flatnonzero(chosen_P))
 
 
 def item_of(row: dict) -> VideoItem:

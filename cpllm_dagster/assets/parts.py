@@ -28,13 +28,10 @@ class PartKeeper:
         self._items, self._interval_s = items, interval_s
         self._waiting: list[Rows] = []
         self._kept_at = time.monotonic()
-        self.rows: Rows = {}
 
     def add(self, rows: Rows) -> bool:
         """Take the rows of one more item, and tell whether a part was kept now."""
         self._waiting.append(rows)
-        for table_name, table_rows in rows.items():
-            self.rows.setdefault(table_name, []).extend(table_rows)
         due = len(self._waiting) >= self._items or time.monotonic() - self._kept_at >= self._interval_s
         if due:
             self.keep()

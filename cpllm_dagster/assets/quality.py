@@ -29,7 +29,8 @@ from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.report import score_histogram, worst_and_best
 from cpllm_dagster.resources import BatchRay, Catalog, QualityModel, TableLake, VideoLimits
 from cpllm_dagster.schemas import SCHEMAS
-from cpllm_model.errors import VideoError
+from cpllm_dagster.tables import Lake
+from cpllm_model.errors import LakeError, VideoError
 
 #: Table -> asset, in the order of publication: a scored row is never there without its companions.
 ASSETS = {"features": "visual_features", "descriptions": "quality_descriptions", "scores": "quality_scores"}
@@ -87,7 +88,8 @@ def quality(
     context.log.info(f"{library!r}: {len(plan.todo)} videos to score, {len(plan.kept)} answered by {model_id}")
 
     started = time.monotonic()
-    new: Rows = {name: [] for name in ASSETS}
+    # Not the tokens: those lie in the parts until they are published.
+    new: Rows = {"scores": [], "descriptions": []}
     if plan.todo:
         ray.require(context)
         settings = config.batch_settings()
@@ -97,34 +99,57 @@ def quality(
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
         with keeper, closing(results):
             for count, result in enumerate(results, start=1):
-                if keeper.add(result_rows(result, model_id, context.run.run_id)):
+                rows = result_rows(result, model_id, context.run.run_id)
+                for name, gathered in new.items():
+                    gathered += rows.get(name, [])
+                if keeper.add(rows):
                     context.log.info(f"{library!r}: {count} of {len(plan.todo)} videos done")
-        new |= keeper.rows
     elapsed_s = time.monotonic() - started
     new["scores"] += [failure_row(item, error, model_id, context.run.run_id) for item, error in plan.refused]
     repeated = repeated_failures(new["scores"], now["scores"], model_id)
     new["scores"] = [row for row in new["scores"] if row["video_id"] not in repeated]
     holding = pa.concat_tables([plan.kept, pa.Table.from_pylist(list(repeated.values()), plan.kept.schema)])
 
-    for name, asset in ASSETS.items():
-        if not plan.complete:
-            before = published_or_empty(tables, name, library) if name == "features" else now[name]
-            kept = rows_of(before, holding, model_id)
-            made = pa.Table.from_pylist(new[name], SCHEMAS[name])
+    made = {name: len(new["scores" if name == "scores" else "descriptions"]) for name in ASSETS}
+    if not plan.complete:
+        fresh = {
+            name: pa.concat_tables([plan.recovered[name], pa.Table.from_pylist(new[name], SCHEMAS[name])])
+            for name in new
+        }
+        fresh["features"] = kept_tokens(tables, library, model_id, fresh["descriptions"])
+        now["features"] = published_or_empty(tables, "features", library)
+        for name, rows in fresh.items():
             # A table of an earlier version may lack columns that may be null.
-            now[name] = pa.concat_tables([kept, plan.recovered[name], made], promote_options="default")
+            now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
+    for name, asset in ASSETS.items():
         yield publish(
             tables,
             name,
             library,
             None if plan.complete else now[name],
-            made=len(new[name]),
+            made=made[name],
             run_id=context.run.run_id,
             model_id=model_id,
             metadata=score_metadata(now, new["scores"], elapsed_s) if name == "scores" else None,
             asset_key=asset,
         )
     tables.clear_parts(library, model_id)
+
+
+def kept_tokens(tables: Lake, library: str, model_id: str, described: pa.Table) -> pa.Table:
+    """Give the visual tokens of described videos, as they lie in the parts.
+
+    Raises:
+        LakeError: a part has been damaged since it was written.
+    """
+    parts, damaged = tables.read_parts(library, model_id)
+    rows = rows_of(parts["features"], described.select(["video_id", "etag"]), model_id)
+    if len(rows) != len(described):
+        raise LakeError(
+            f"library {library!r}: the parts hold the visual tokens of {len(rows)} of {len(described)} videos; "
+            f"{len(damaged)} parts are damaged. Run again: what is missing is computed anew"
+        )
+    return rows
 
 
 def result_rows(result: VideoResult, model_id: str, run_id: str) -> Rows:

@@ -103,7 +103,7 @@ def test_a_broken_run_is_gone_on_from() -> None:
     found = plan([catalog_row(video) for video in "abcde"], tables(answer("a")), parts)
     assert todo(found) == ["c", "d"]
     assert found.recovered["scores"]["video_id"].to_pylist() == ["b", "e"]
-    assert found.recovered["features"]["video_id"].to_pylist() == ["b"]
+    assert found.recovered["descriptions"]["video_id"].to_pylist() == ["b"]
     assert not found.complete
 
 
