@@ -27,7 +27,7 @@ from cpllm_model.errors import ConfigurationError, CPLLMError
 
 log = logging.getLogger(__name__)
 
-#: Deaths while starting, and losses without one answer in between, after which starting again is in vain.
+#: Deaths in a row while starting, and losses without one answer in between, after which starting again is in vain.
 START_ATTEMPTS = 3
 LOSSES_IN_A_ROW = 30
 #: Ray's wait acts on no signal but Ctrl-C before its timeout: a cancelled run is noticed this late.
@@ -230,6 +230,11 @@ class ActorPool:
             self._losses_in_a_row += 1
         else:
             self._failed_starts += 1
+        if self._failed_starts >= START_ATTEMPTS and any(other.ready for other in self.workers if other is not worker):
+            log.warning("no further %s can be started; the others go on without it", self._kind)
+            self.workers.remove(worker)
+            self._failed_starts = 0
+            return None
         if self._failed_starts >= START_ATTEMPTS or self._losses_in_a_row >= LOSSES_IN_A_ROW:
             message = f"every {self._kind} is lost {when}; the last one: {cause}"
             return Broken(ConfigurationError(message))

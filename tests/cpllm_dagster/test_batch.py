@@ -265,6 +265,38 @@ def test_a_worker_that_always_dies_at_its_start(films: Any, monkeypatch: pytest.
         list(score(store, items, FAST))
 
 
+class OnlyOne:
+    """Of these one can start, and no other."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def prepare(self) -> None:
+        try:
+            Path(self._place).mkdir()
+        except FileExistsError:
+            os._exit(1)
+
+    def answer(self) -> str:
+        return "here"
+
+
+def test_workers_go_on_without_one_that_always_dies_at_its_start(tmp_path: Path) -> None:
+    import ray.cloudpickle
+
+    from cpllm_dagster.actor_pool import ActorPool, Answered, wait_for
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    place = str(tmp_path / "place")
+    with ActorPool(OnlyOne, (place,), size=2, start_deadline_s=60, resources={"num_cpus": 0.1}) as pool:
+        while len(pool.workers) == 2:
+            wait_for(pool)
+            assert pool.collect() == []
+        pool.submit("job", 30, lambda actor: actor.answer.remote())
+        wait_for(pool)
+        assert pool.collect() == [Answered("job", "here")]
+
+
 @pytest.mark.usefixtures("faulty_workers")
 def test_workers_for_which_there_is_no_room(films: Any) -> None:
     store, items = films("a")

@@ -210,7 +210,7 @@ def test_a_cancelled_run_leaves_no_process(
         return found if any(one.command.startswith(name) for one in found) else []
 
     started = wait_for(busy, 300)
-    assert len(started) >= 4
+    assert len(started) >= 3  # Ray, its head and a worker
     web_server.terminate(run_id)
     machine.assert_gone(one.pid for one in started)
     assert wait_for(lambda: web_server.status(run_id) == "CANCELED", 30)

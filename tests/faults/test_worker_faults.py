@@ -125,7 +125,7 @@ def struck(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Callable[[], 
                 assert result.item.video_id not in watched.attempts, "a second result of one video"
                 watched.attempts[result.item.video_id] = result.attempts
                 if count in faults:
-                    faults[count]()
+                    faults.pop(count)()  # once, and not in the next run again
                     watched.struck += 1
                 yield result
 
