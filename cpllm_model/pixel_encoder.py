@@ -23,7 +23,7 @@ from cpllm_model.config import CPLLMPixelConfig
 from cpllm_model.pixel_statistics import burst_statistics, statistics_width
 
 #: Statistics are cut off so many standard deviations from the training data's mean.
-STATISTICS_LIMIT = 5.0
+STATISTICS_LIMIT = 3.0
 
 
 class ResidualBlock(nn.Module):

@@ -53,7 +53,7 @@ SIZES_PX = ((320, 180), (320, 240), (426, 240), (480, 270), (480, 360), (640, 36
 LARGE_SIZES_PX = ((960, 540), (1280, 720), (1920, 1080))
 LARGE_SHARE = 0.6
 #: Small ones, which every third round of takes has: old uploads, previews, what comes over a poor line.
-SMALL_SIZES_PX = ((160, 120), (176, 144), (192, 108), (208, 120), (240, 180), (256, 144))
+SMALL_SIZES_PX = ((160, 120), (176, 144), (224, 126), (208, 120), (240, 180), (256, 144))
 PORTRAIT_SHARE = 0.15
 FRAME_RATES = (24.0, 25.0, 30.0, 50.0, 60.0)
 MAX_WIDTH_PX = 960

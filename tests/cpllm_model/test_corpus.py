@@ -1,15 +1,18 @@
 """The corpus: rendered contents through real encoders, labels and words that agree, splits by content."""
 
 import shutil
+from pathlib import Path
 
 import ffmpeg
 import numpy as np
 import pytest
 
+from cpllm_model.config import CPLLMConfig
 from cpllm_model.errors import DataSetError
 from cpllm_model.scale import level_of
 from cpllm_model.training import corpus as corpora
 from cpllm_model.training import distortions, encode
+from cpllm_model.training.config import Cache
 from cpllm_model.training.corpus import Content, CorpusSettings, find_contents, gather, make_corpus
 from cpllm_model.training.descriptions import SceneFacts, describe, mentions, named
 from cpllm_model.training.distortions import KINDS
@@ -57,6 +60,8 @@ def test_every_third_round_of_takes_is_small():
     rng = np.random.default_rng(0)
     widths = [corpora.film(Content("scene", "1", take), rng, 1).shape[2] for take in (0, 3, 6, 9, 12, 15)]
     assert [width <= 256 for width in widths] == [False, False, True, False, False, True]
+    kept_px = CPLLMConfig.tiny().sampling_settings.fragment_px + Cache(Path()).margin_px
+    assert min(map(min, corpora.SMALL_SIZES_PX)) >= kept_px  # or they could not be trained on
 
 
 def test_more_frames_than_the_pipes_hold_pass_through():
