@@ -63,6 +63,11 @@ class DecodeSandbox:
             self._child.kill()
             self._child = None
 
+    def interrupt(self) -> None:
+        """End the child process from another thread than the one that waits for it; what it was asked for fails."""
+        if (child := self._child) is not None:
+            child.interrupt()
+
     def probe(self, file: BinaryIO, name: str) -> VideoInfo:
         """As `video.probe`.
 
@@ -176,12 +181,16 @@ class _Child:
             return payload
         raise self._error_of(name, answer)
 
+    def interrupt(self) -> None:
+        """End the process and all that it may have started; whoever waits for its answer is told by the wire's end."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End the process and all that it may have started; keep its last words."""
         if self._stderr.closed:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.interrupt()
         self._process.wait()
         self._wire.close()
         with self._stderr:

@@ -107,10 +107,19 @@ def probe_videos(
     """Probe videos, several at a time, and yield their catalogue rows a part at a time."""
     with ExitStack() as stack:
         idle: SimpleQueue[DecodeSandbox] = SimpleQueue()
-        for _ in range(min(config.probe_processes, len(videos))):
-            idle.put(stack.enter_context(DecodeSandbox(limits)))
+        count = min(config.probe_processes, len(videos))
+        sandboxes = [stack.enter_context(DecodeSandbox(limits)) for _ in range(count)]
+        for sandbox in sandboxes:
+            idle.put(sandbox)
         threads = ThreadPoolExecutor(config.probe_processes)
-        stack.callback(threads.shutdown, cancel_futures=True)
+
+        @stack.callback
+        def stop() -> None:
+            """Wait for no video that a cancelled run was just probing."""
+            threads.shutdown(wait=False, cancel_futures=True)
+            for sandbox in sandboxes:
+                sandbox.interrupt()
+            threads.shutdown()
 
         def probe(video: VideoObject) -> dict[str, Any]:
             sandbox = idle.get()

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -184,6 +185,18 @@ def test_a_hanging_process_is_killed_and_replaced(clip):
         assert not is_running(hung)
         assert opened.probe(io.BytesIO(clip), "clip").codec == "h264"
         assert pid(opened) != hung
+
+
+def test_another_thread_can_end_what_is_waited_for(clip):
+    with DecodeSandbox(DecodeLimits(wall_s=300.0)) as opened:
+        opened.interrupt()  # there is nothing to end yet
+        opened.probe(io.BytesIO(clip), "clip")
+        hung = pid(opened)
+        threading.Timer(1.0, opened.interrupt).start()
+        with pytest.raises(errors.DecodeCrashError, match="SIGKILL"):
+            opened.decode(Acting(clip, lambda: os.kill(hung, signal.SIGSTOP)), "clip", SETTINGS)
+        assert not is_running(hung)
+        assert opened.probe(io.BytesIO(clip), "clip").codec == "h264"
 
 
 @pytest.mark.parametrize(
