@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +19,22 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
+from cpllm_dagster.assets.catalog import CatalogConfig, probe_videos
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.demo import CHECKOUT
+from cpllm_dagster.objects import VideoStore
 from cpllm_dagster.storage import WORK_FOLDER
 from cpllm_model import checkpoint
 from cpllm_model.errors import LakeError
+from cpllm_model.samples import DecodeLimits
 from tests.dagster_ui import ask, wait_for
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine, Process
 
 pytestmark = pytest.mark.timeout(1200)
+#: Within which a cancelled run is gone.
+GONE_S = 15.0
 SCORES_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+/"
 PAIRS_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+%20comparisons/"
 #: No daemon runs in these tests that would take runs from a queue.
@@ -105,6 +112,30 @@ def test_a_run_that_is_killed_again_and_again(films: Films, quiet: Films, machin
     assert films.run_all().success
     films.assert_same(quiet)
     assert len(set(films.runs().values())) == 5
+
+
+# --- a catalogue that is cancelled -------------------------------------------------------------------------
+
+
+def test_an_interrupted_catalogue_waits_for_no_video(
+    films: Films, library_uri: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = VideoStore(library_uri, films.settings.s3_endpoint_url)
+    opened, open_video = itertools.count(1), VideoStore.open
+
+    def strike(*args: Any, **kwargs: Any) -> Any:
+        if next(opened) == 10:
+            for one in machine.decoders():
+                os.kill(one.pid, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGINT)
+        return open_video(*args, **kwargs)
+
+    monkeypatch.setattr(VideoStore, "open", strike)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(probe_videos([*store.objects("films")], store, DecodeLimits(wall_s=300.0), CatalogConfig()))
+    assert time.monotonic() - started < GONE_S
+    machine.assert_nothing_left()
 
 
 # --- a model that is promoted in between -------------------------------------------------------------------
