@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from cpllm_dagster import sql
 from cpllm_dagster.claims import claimed
 from cpllm_dagster.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
-from cpllm_dagster.spool import is_large, spooled, taken
+from cpllm_dagster.spool import ROWS_AT_ONCE, is_large, spooled, taken
 from cpllm_dagster.storage import WORK_FOLDER, BucketStorage, FolderStorage, storage_at
 from cpllm_model.errors import LakeError
 
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 #: Small groups where a row is large, so that a reader needs little memory.
-_ROWS_PER_GROUP = dict.fromkeys(SCHEMAS, 65_536) | {"features": 256}
+_ROWS_PER_GROUP = {name: ROWS_AT_ONCE if is_large(columns) else 65_536 for name, columns in SCHEMAS.items()}
 (_LARGE,) = (table_name for table_name, columns in SCHEMAS.items() if is_large(columns))
 _PARTS_AT_ONCE = 16
 

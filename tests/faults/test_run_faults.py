@@ -28,13 +28,12 @@ from cpllm_model import checkpoint
 from cpllm_model.errors import LakeError
 from cpllm_model.samples import DecodeLimits
 from tests.dagster_ui import ask, wait_for
+from tests.faults.conftest import GONE_S
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine, Process
 
 pytestmark = pytest.mark.timeout(1200)
-#: Within which a cancelled run is gone.
-GONE_S = 15.0
 SCORES_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+/"
 PAIRS_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+%20comparisons/"
 #: No daemon runs in these tests that would take runs from a queue.
