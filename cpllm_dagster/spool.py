@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -29,29 +30,51 @@ def is_large(schema: pa.Schema) -> bool:
     return any(pa.types.is_large_binary(field.type) for field in schema)
 
 
-def spooled(schema: pa.Schema, pieces: Iterable[pa.Table]) -> pa.Table:
-    """Put tables one after the other on the local disk.
+class Spool:
+    """Tables put one after the other on the local disk; a context manager.
 
     Args:
         schema: columns of all.
-        pieces: taken one at a time.
-
-    Returns:
-        one table, mapped from the disk.
 
     Raises:
-        LakeError: the disk is full, or there is no folder to write to.
+        LakeError: here or in `add`: the disk is full, or there is no folder to write to.
     """
-    folder = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else tempfile.gettempdir())  # noqa: S108
-    if not Path(folder).is_dir():
-        raise LakeError(f"{folder}: there is no such folder for temporary files; TMPDIR may name another")
-    with translated(folder), tempfile.TemporaryFile(dir=folder) as file:
-        with pa.ipc.new_file(file, schema) as sink:
-            for piece in pieces:
-                sink.write_table(piece)
-        file.flush()
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+
+    def __init__(self, schema: pa.Schema) -> None:
+        fallback = "/var/tmp" if Path("/var/tmp").is_dir() else tempfile.gettempdir()  # noqa: S108
+        self._folder = os.environ.get("TMPDIR") or fallback
+        if not Path(self._folder).is_dir():
+            raise LakeError(f"{self._folder}: there is no such folder for temporary files; TMPDIR may name another")
+        with translated(self._folder):
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+            self._sink = pa.ipc.new_file(self._file, schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, table: pa.Table) -> None:
+        """Put a table behind those that are there."""
+        with translated(self._folder):
+            self._sink.write_table(table)
+
+    def table(self) -> pa.Table:
+        """End the spool; give all as one table, mapped from the disk, which lasts as long as the table does."""
+        with translated(self._folder):
+            self._sink.close()
+            self._file.flush()
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+
+
+def spooled(schema: pa.Schema, pieces: Iterable[pa.Table]) -> pa.Table:
+    """Put tables with these columns, taken one at a time, on the local disk, and give them as one table."""
+    with Spool(schema) as spool:
+        for piece in pieces:
+            spool.add(piece)
+        return spool.table()
 
 
 def taken(table: pa.Table, rows_N: np.ndarray) -> pa.Table:

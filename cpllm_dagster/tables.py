@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from cpllm_dagster import sql
 from cpllm_dagster.claims import claimed
 from cpllm_dagster.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
-from cpllm_dagster.spool import ROWS_AT_ONCE, is_large, spooled, taken
+from cpllm_dagster.spool import ROWS_AT_ONCE, Spool, is_large, spooled, taken
 from cpllm_dagster.storage import WORK_FOLDER, BucketStorage, FolderStorage, storage_at
 from cpllm_model.errors import LakeError
 
@@ -223,9 +223,7 @@ class Lake:
         names = self._storage.list(_parts_folder(library, model_id))
         tables = {table_name: [schema.empty_table()] for table_name, schema in SCHEMAS.items() if not is_large(schema)}
         damaged = []
-
-        def large(pool: ThreadPoolExecutor) -> Iterator[pa.Table]:
-            """Read all parts; yield the rows of the one table that is large, and put the others' where they belong."""
+        with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool, Spool(SCHEMAS[_LARGE]) as spool:
             for start in range(0, len(names), _PARTS_AT_ONCE):
                 some = names[start : start + _PARTS_AT_ONCE]
                 for name, part in zip(some, pool.map(self._read_part, some), strict=True):
@@ -233,13 +231,8 @@ class Lake:
                         damaged.append(name)
                         continue
                     for table_name, table in part.items():
-                        if table_name in tables:
-                            tables[table_name].append(table)
-                        else:
-                            yield table
-
-        with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-            found = {_LARGE: spooled(SCHEMAS[_LARGE], large(pool))}
+                        (spool.add if table_name == _LARGE else tables[table_name].append)(table)
+            found = {_LARGE: spool.table()}
         found |= {table_name: pa.concat_tables(pieces) for table_name, pieces in tables.items()}
         return {table_name: _newest(table_name, found[table_name]) for table_name in SCHEMAS}, damaged
 
