@@ -27,14 +27,15 @@ CONTENT_SHARES = (0.125, 0.25, 0.5, 1.0)
 TOKEN_WIDTHS = (64, 128, 256, 512)
 #: Name -> fields of a new model's configuration that differ.
 PIXEL_ENCODERS: dict[str, dict[str, Any]] = {
-    "convolutions and statistics": {},
-    "convolutions": {"pixel_config": {"statistics": False}, "pixel_tokens": 3},
-    "statistics": {"pixel_config": {"fragment_tokens": 0}, "pixel_tokens": 1},
+    "statistics": {},
+    "convolutions": {"pixel_config": {"statistics": False, "fragment_tokens": 3}, "pixel_tokens": 3},
+    "convolutions and statistics": {"pixel_config": {"fragment_tokens": 3}, "pixel_tokens": 4},
     "video transformer": {
         "pixel_config": {
             "model_type": "videoprism_vision_model", "hidden_size": 128, "intermediate_size": 384,
             "num_attention_heads": 4, "num_spatial_layers": 4, "num_temporal_layers": 2, "num_frames": 8,
-        }
+        },
+        "pixel_tokens": 4,
     },
 }  # fmt: skip
 ALL_TASKS = Tasks(distortions=1.0, description=0.2, comparison=0.5)
@@ -82,7 +83,9 @@ def main() -> None:
             # A transformer's input has one size, so it sees all fragments.
             stage = replace(pixel, fragments=None) if name == "video transformer" else pixel
             measure(f"pixel encoder: {name}", replace(run, stages=(stage,), model_overrides=overrides))
-        measure("pixel encoder: whole frames, resized", replace(run, data=(Data(resized(videos, arguments.work)),)))
+        whole = replace(run, data=(Data(resized(videos, arguments.work)),))
+        both = PIXEL_ENCODERS["convolutions and statistics"]
+        measure("pixel encoder: both, of whole frames, resized", replace(whole, model_overrides=both))
     if arguments.part in (None, "decoders"):
         for name, (overrides, weights) in DECODERS.items():
             measure(
@@ -104,7 +107,7 @@ def curves(arguments: argparse.Namespace, cache: Cache) -> None:
         count = round(share * contents)
         measure(f"statistics: {count} contents", replace(run, max_contents=count))
     for width in TOKEN_WIDTHS:
-        overrides = {"pixel_config": {"stage_widths": [24, 48, 80, width // 2]}}
+        overrides = {"pixel_config": {"hidden_size": width}}
         measure(f"statistics: tokens of {width}", replace(run, model_overrides=overrides))
 
 

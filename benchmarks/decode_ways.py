@@ -116,7 +116,7 @@ def _opencv() -> Any:
     cv2.setNumThreads(1)
 
     def seen(path: str) -> None:
-        capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         for first, length in runs(int(capture.get(cv2.CAP_PROP_FRAME_COUNT))):
             capture.set(cv2.CAP_PROP_POS_FRAMES, first)
             if not all(capture.read()[0] for _ in range(length)):

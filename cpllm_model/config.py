@@ -26,11 +26,14 @@ class CPLLMPixelConfig(PreTrainedConfig):
     Args:
         fragment_px: side of a fragment; the mosaic is cut back into fragments so that no filter crosses a seam.
         burst_frames: frames in a burst.
-        stem_width: channels after the stem, at half resolution.
-        stage_widths: channels of each stage; each but the first halves the resolution.
+        hidden_size: channels of an output token.
+        statistics: whether there is a token of computed statistics.
+        fragment_tokens: tokens of convolutions that the fragments of a burst are pooled to; 0 is without convolutions,
+            which take most of the time and have not been worth it yet (docs/training.md).
+        stem_width: channels after the convolutions' stem, at half resolution.
+        stage_widths: channels of each stage but the last, which has `hidden_size` / 2: a token is mean and standard
+            deviation of its channels; each stage but the first halves the resolution.
         stage_depths: residual blocks of each stage.
-        fragment_tokens: tokens that the fragments of a burst are pooled to; 0 is without convolutions.
-        statistics: whether a token of computed statistics goes beside the learned ones.
         dropout: share of statistics and of features that training leaves out at random.
     """
 
@@ -38,17 +41,13 @@ class CPLLMPixelConfig(PreTrainedConfig):
 
     fragment_px: int = 96
     burst_frames: int = 8
-    stem_width: int = 16
-    stage_widths: list[int] | tuple[int, ...] = (24, 48, 80, 128)
-    stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
-    fragment_tokens: int = 3
+    hidden_size: int = 256
     statistics: bool = True
+    fragment_tokens: int = 0
+    stem_width: int = 16
+    stage_widths: list[int] | tuple[int, ...] = (24, 48, 80)
+    stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
     dropout: float = 0.3
-
-    @property
-    def hidden_size(self) -> int:
-        """Channels of an output token: mean and standard deviation of the last stage."""
-        return 2 * self.stage_widths[-1]
 
     @property
     def tokens(self) -> int:
@@ -86,7 +85,7 @@ class CPLLMConfig(PreTrainedConfig):
     pixel_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     context_tokens: int = 4
-    pixel_tokens: int = 4
+    pixel_tokens: int = 1
     sampling: dict | None = None
     max_description_tokens: int = 96
     naming_thresholds: dict[str, float] | None = None

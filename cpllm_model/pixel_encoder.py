@@ -1,10 +1,10 @@
 """This project's pixel encoder: bursts of native-resolution fragments in, a few tokens a burst out.
 
-Small residual 3x3 convolutions, registered with transformers as `cpllm_pixel`. They see luma, its signed-log
-high-pass (where noise, ringing and blocking live), chroma, and signed-log differences between the burst's
-frames. Mean and standard deviation over a fragment keep both how much there is and how uneven it is. Beside the
-learned tokens goes one of computed statistics (`pixel_statistics.py`): convolutions of this size do not learn
-banding, exposure or stutter from the data at hand.
+Registered with transformers as `cpllm_pixel`. A token of computed statistics (`pixel_statistics.py`), from which a
+small network learns what they tell of distortions; and, where the configuration asks for them, tokens of residual 3x3
+convolutions, for data sets that teach these more than the statistics know. Convolutions see luma, its signed-log
+high-pass (where noise, ringing and blocking live), chroma, and signed-log differences between the burst's frames. Mean
+and standard deviation over a fragment keep both how much there is and how uneven it is.
 
 Shape legend: K bursts, B frames of a burst, C channels, H W mosaic, F fragments, P fragment side, D token width,
 S statistics.
@@ -54,15 +54,11 @@ class CPLLMPixelEncoder(PreTrainedModel):
 
     def __init__(self, config: CPLLMPixelConfig) -> None:
         super().__init__(config)
-        channels = 4 + config.burst_frames  # luma, chroma x2, two high-passes, and the differences
-        layers: list[nn.Module] = [_down(channels, config.stem_width)]
-        width = config.stem_width
-        for index, (next_width, depth) in enumerate(zip(config.stage_widths, config.stage_depths, strict=True)):
-            layers.append(_down(width, next_width, stride=1 if index == 0 else 2))
-            layers += [ResidualBlock(next_width) for _ in range(depth)]
-            width = next_width
-        self.layers = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(config.dropout)
+        if not config.tokens:
+            raise ValueError("a pixel encoder needs a token: of statistics, of fragments, or both")
+        if config.fragment_tokens:
+            self.layers = _convolutions(config)
+            self.dropout = nn.Dropout(config.dropout)
         if config.statistics:
             inputs = statistics_width(config.burst_frames)
             self.register_buffer("statistics_mean", torch.zeros(inputs))
@@ -85,7 +81,7 @@ class CPLLMPixelEncoder(PreTrainedModel):
             statistics: (K, S) as `burst_statistics` gives them, where they are known already.
 
         Returns:
-            `last_hidden_state` (K, `config.tokens`, D): of the fragments in row-major order, then the statistics'.
+            `last_hidden_state` (K, `config.tokens`, D): of fragments in row-major order, if any, then the statistics'.
         """
         planes, fragments = self._fragments(pixel_values)
         tokens = []
@@ -130,6 +126,18 @@ class CPLLMPixelEncoder(PreTrainedModel):
         high = _signed_log(luma[:, [0, -1]] - _blurred(luma[:, [0, -1]]))
         differences = _signed_log(luma[:, 1:] - luma[:, :-1])
         return torch.cat([luma[:, :1] / 128 - 1, planes[:, 0, 1:] / 128 - 1, high, differences], 1)
+
+
+def _convolutions(config: CPLLMPixelConfig) -> nn.Sequential:
+    width = 4 + config.burst_frames  # luma, chroma x2, two high-passes, and the differences
+    layers: list[nn.Module] = [_down(width, config.stem_width)]
+    width = config.stem_width
+    stages = zip((*config.stage_widths, config.hidden_size // 2), config.stage_depths, strict=True)
+    for index, (next_width, depth) in enumerate(stages):
+        layers.append(_down(width, next_width, stride=1 if index == 0 else 2))
+        layers += [ResidualBlock(next_width) for _ in range(depth)]
+        width = next_width
+    return nn.Sequential(*layers)
 
 
 def _down(channels: int, width: int, stride: int = 2) -> nn.Sequential:

@@ -72,7 +72,7 @@ class CPLLMProcessor(ProcessorMixin):
         self,
         tokenizer: PreTrainedTokenizerBase | None = None,
         context_slots: int = 8,
-        pixel_slots: int = 4,
+        pixel_slots: int = 1,
         pixel_input: str = "yuv",
         **kwargs: Any,
     ) -> None:

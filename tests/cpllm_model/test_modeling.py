@@ -83,7 +83,7 @@ def test_the_whole_and_the_short_way_to_an_answer_agree(model, processor):
 
 def test_a_wrong_number_of_visual_tokens_fails_loudly(model, processor):
     sequence, places = processor.rating_ids(1)
-    with pytest.raises(ValueError, match="10 visual tokens for 12 slots"):
+    with pytest.raises(ValueError, match="10 visual tokens for 9 slots"):
         model.answer_logits([sequence], torch.zeros(10, 160), [places[:1]], [processor.level_ids])
 
 
@@ -93,7 +93,7 @@ def test_a_stream_may_be_left_out(stream, processor):
     config = CPLLMConfig.tiny(vocab_size=len(processor.tokenizer))
     setattr(config, stream, 0)
     tokens = CPLLMForVideoQuality(config).eval().encode_segments(**inputs(processor, 2))
-    assert tokens.shape[:2] == (2, config.tokens_per_segment) and config.tokens_per_segment in (4, 8)
+    assert tokens.shape[:2] == (2, config.tokens_per_segment) and config.tokens_per_segment in (1, 8)
 
 
 def test_every_part_learns(model, processor):
@@ -147,16 +147,38 @@ def test_tiny_is_a_few_million_parameters(model):
 
 
 @torch.inference_mode()
-def test_pixel_encoder_keeps_fragments_apart():
-    encoder = CPLLMPixelEncoder(CPLLMPixelConfig()).eval()
-    bursts = torch.from_numpy(np.random.default_rng(0).integers(16, 236, (1, 8, 3, 288, 288))).float()
+def test_convolutions_keep_fragments_apart():
+    encoder = CPLLMPixelEncoder(CPLLMPixelConfig(fragment_tokens=3)).eval()
+    bursts = random_bursts()
     before = encoder(bursts).last_hidden_state
     assert before.shape == (1, encoder.config.tokens, encoder.config.hidden_size)
     bursts[..., :96, 96:192] = 128  # the second fragment: its row's token, and the statistics
     changed = (encoder(bursts).last_hidden_state != before).any(-1)[0]
     assert changed.tolist() == [True, False, False, True]
+
+
+@torch.inference_mode()
+def test_statistics_are_a_token_of_every_fragment():
+    encoder = CPLLMPixelEncoder(CPLLMPixelConfig()).eval()
+    bursts = random_bursts()
+    before = encoder(bursts).last_hidden_state
+    assert before.shape == (1, 1, encoder.config.hidden_size)
+    for row in range(0, 288, 96):
+        for column in range(0, 288, 96):
+            other = bursts.clone()
+            other[..., row : row + 96, column : column + 96] = 128
+            assert not torch.equal(encoder(other).last_hidden_state, before)
     with pytest.raises(ValueError, match="do not fit"):
         encoder(bursts[:, :3])
+
+
+def test_a_pixel_encoder_without_tokens_is_refused():
+    with pytest.raises(ValueError, match="needs a token"):
+        CPLLMPixelEncoder(CPLLMPixelConfig(statistics=False))
+
+
+def random_bursts():
+    return torch.from_numpy(np.random.default_rng(0).integers(16, 236, (1, 8, 3, 288, 288))).float()
 
 
 def test_colours_convert_by_bt709():

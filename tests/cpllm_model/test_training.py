@@ -66,6 +66,7 @@ def configuration(manifest, cache_folder, out, **changes) -> TrainConfig:
         "data": [{"path": str(manifest)}],
         "cache": {"folder": str(cache_folder)},
         "workers": 0,
+        "model_overrides": {"pixel_config": {"fragment_tokens": 3}, "pixel_tokens": 4},  # all that can learn
         "stages": [
             {"name": "pixel", "objective": "probe", "learns": ["pixel_encoder"], "steps": 4, "contents": 2,
              "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5, "save_every": 2},
@@ -153,7 +154,6 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     assert before.keys() == after.keys() and folder == config.out / "model"
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
-    assert torch.equal(before["pixel_encoder.layers.0.0.weight"], after["pixel_encoder.layers.0.0.weight"])
 
 
 @pytest.mark.parametrize(
