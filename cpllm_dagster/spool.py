@@ -1,7 +1,7 @@
 """Tables that may be larger than memory: they lie on the local disk, mapped, and rows are taken from them in groups.
 
 In: Arrow tables piece by piece. Out: one table whose columns are mapped from a file without a name, which is gone when
-the table is. Visual tokens need it: 15 kB a video from a tiny model, hundreds from a large one. The files lie in
+the table is. Visual tokens need it: 12 kB a video from a tiny model, hundreds from a large one. The files lie in
 TMPDIR, or else in /var/tmp, since /tmp is memory on many machines. Knows nothing of what a table holds.
 """
 

@@ -210,7 +210,7 @@ class CPLLMForVideoQuality(PreTrainedModel):
     def see_pixels(self, bursts: torch.Tensor, statistics: torch.Tensor | None = None) -> torch.Tensor:
         """Encode (K, B, 3, H, W) bursts to (K, tokens, width); `statistics` as CPLLMPixelEncoder takes them."""
         if not self.config.pixel_tokens:
-            return bursts.new_zeros(len(bursts), 0)
+            return torch.zeros(len(bursts), 0, device=bursts.device)
         if self.config.pixel_config.model_type == "cpllm_pixel":
             hidden = self.pixel_encoder(pixel_values=bursts, statistics=statistics).last_hidden_state
         else:

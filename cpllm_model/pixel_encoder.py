@@ -77,7 +77,7 @@ class CPLLMPixelEncoder(PreTrainedModel):
         """Encode bursts.
 
         Args:
-            pixel_values: (K, B, 3, H, W), YUV codes 0-255; H and W are multiples of the fragment side.
+            pixel_values: (K, B, 3, H, W), YUV codes 0-255, uint8 or float; H and W are multiples of the fragment side.
             statistics: (K, S) as `burst_statistics` gives them, where they are known already.
 
         Returns:
@@ -100,7 +100,7 @@ class CPLLMPixelEncoder(PreTrainedModel):
 
     def _convolved(self, planes: torch.Tensor, fragments: int) -> torch.Tensor:
         """Give the learned tokens (K, `config.fragment_tokens`, D)."""
-        channels = self._channels(planes).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        channels = self._channels(planes.float()).to(self.dtype).contiguous(memory_format=torch.channels_last)
         features = self.layers(channels)
         std, mean = torch.std_mean(features.flatten(2).float(), dim=2, correction=0)
         tokens = self.dropout(torch.cat([mean, std], 1)).unflatten(0, (-1, fragments)).transpose(1, 2)

@@ -48,14 +48,14 @@ def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int) -> torch.Tensor
     """Compute the statistics of bursts.
 
     Args:
-        planes_NB3PP: float32 YUV codes 0-255, fragments of a burst one after the other.
+        planes_NB3PP: YUV codes 0-255, uint8 or float, fragments of a burst one after the other.
         fragments: of a burst (F).
 
     Returns:
         float32 (K, `statistics_width(B)`).
     """
     # Burst by burst: its planes stay in the processor's caches, and no burst's numbers depend on another.
-    return torch.stack([_burst(planes) for planes in planes_NB3PP.float().split(fragments)])
+    return torch.stack([_burst(planes.float()) for planes in planes_NB3PP.split(fragments)])
 
 
 def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:

@@ -90,7 +90,7 @@ class CPLLMProcessor(ProcessorMixin):
 
         Returns:
             `context_values` float32 (N, M, 3, S, S) in -1..1 as SigLIP takes them, and `pixel_values`
-            (N, B, 3, H, W): float32 YUV codes 0-255, or RGB in 0-1.
+            (N, B, 3, H, W): uint8 YUV codes, or float32 RGB in 0-1.
         """
         return {
             "context_values": self.context_values(torch.from_numpy(context_NMCHW)),
@@ -102,8 +102,8 @@ class CPLLMProcessor(ProcessorMixin):
         return context.float() / 127.5 - 1
 
     def pixel_values(self, bursts: torch.Tensor) -> torch.Tensor:
-        """Give uint8 YUV (..., 3, H, W) as float32 codes, or as RGB in 0-1."""
-        return bursts.float() if self.pixel_input == "yuv" else yuv_to_rgb(bursts.float())
+        """Give uint8 YUV (..., 3, H, W) as the codes they are, or as float32 RGB in 0-1."""
+        return bursts if self.pixel_input == "yuv" else yuv_to_rgb(bursts.float())
 
     def text_ids(self, text: str) -> list[int]:
         """Tokenize text without special tokens."""
