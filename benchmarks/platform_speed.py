@@ -43,7 +43,7 @@ def main() -> None:
     """Run every variant on the same library and print a table and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("work/benchmark_clips"), help="folder of the made clips")
-    parser.add_argument("--videos", type=int, default=64)
+    parser.add_argument("--videos", type=int, default=200)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--measure", nargs=3, metavar=("VARIANT", "ENDPOINT", "STARTED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
