@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from cpllm_model.training.scenes import render_scene
 UNSEEN_SEED = 100_000
 LADDER = (18, 26, 34, 42)
 RAY_CPUS = 4
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job in a shell's background ignores Ctrl-C, and so would all that the tests start and end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

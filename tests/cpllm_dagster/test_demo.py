@@ -104,8 +104,15 @@ def ui(tmp_path: Path, clips: list[Path]) -> Iterator[str]:
             process.wait(120)
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", int(port)), timeout=1)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    assert wait_for(lambda: has_ended(process.pid), 15)
+
+
+def has_ended(process_group: int) -> bool:
+    try:
+        os.killpg(process_group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 NODES = "{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } schedules { name } } } } }"
