@@ -37,7 +37,7 @@ class Spool:
         schema: columns of all.
 
     Raises:
-        LakeError: here or in `add`: the disk is full, or there is no folder to write to.
+        LakeError: here or in any method: the disk is full, or there is no folder to write to.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -53,7 +53,8 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with translated(self._folder):  # what could not be written before is tried again
+            self._file.close()
 
     def add(self, table: pa.Table) -> None:
         """Put a table behind those that are there."""

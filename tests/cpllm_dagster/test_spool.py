@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,6 +67,27 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     with pytest.raises(LakeError, match="missing"):
         spooled(COLUMNS, [numbered(0, 3)])
+
+
+@pytest.mark.parametrize("row_bytes", [1_000, 100_000])
+def test_a_full_disk_is_one_sentence(row_bytes: int, tmp_path: Path) -> None:
+    """Whether the system refuses a write at once or what was held back until the end."""
+    code = f"""
+import resource, pyarrow as pa
+from cpllm_dagster.spool import spooled
+from cpllm_model.errors import LakeError
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+schema = pa.schema([("content", pa.large_binary())])
+try:
+    spooled(schema, [pa.table([[bytes({row_bytes})]], schema=schema)])
+except LakeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{tmp_path}: ")
 
 
 def test_features_pass_through_memory_in_small_groups(tmp_path: Path) -> None:
