@@ -129,9 +129,8 @@ class CPLLMPixelEncoder(PreTrainedModel):
 
 
 def _convolutions(config: CPLLMPixelConfig) -> nn.Sequential:
-    width = 4 + config.burst_frames  # luma, chroma x2, two high-passes, and the differences
-    layers: list[nn.Module] = [_down(width, config.stem_width)]
-    width = config.stem_width
+    channels, width = 4 + config.burst_frames, config.stem_width  # luma, chroma x2, two high-passes, the differences
+    layers: list[nn.Module] = [_down(channels, width)]
     stages = zip((*config.stage_widths, config.hidden_size // 2), config.stage_depths, strict=True)
     for index, (next_width, depth) in enumerate(stages):
         layers.append(_down(width, next_width, stride=1 if index == 0 else 2))

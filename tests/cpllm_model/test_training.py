@@ -154,6 +154,7 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     assert before.keys() == after.keys() and folder == config.out / "model"
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
+    assert torch.equal(before["pixel_encoder.layers.0.0.weight"], after["pixel_encoder.layers.0.0.weight"])
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ def test_workers_that_suffer(
     assert catalogued.score(**KNOBS, **({} if act is kill else DEADLINES)).success
     most = 1 if kind == "DecodeWorker" else BATCH
     most *= 2 if act is starve else 1  # torch's own error has to come twice until the worker is replaced
-    least = 0 if act is starve else 1  # the memory that a small model has freed before may be enough for it
+    # What a small model has freed may be memory enough for it: then nothing has to be repeated.
+    least = 0 if act is starve and kind == "ModelWorker" else 1
     assert watched.struck == len(POINTS) and least <= watched.repeated <= most * len(POINTS)
     catalogued.assert_same(quiet, "catalog", "scores", "descriptions", "features")
     machine.assert_nothing_left()
