@@ -17,10 +17,10 @@ from typing import Any
 
 import ffmpeg
 
-from cpllm_model.training import encode
-from cpllm_model.training.config import Cache, Data, Stage, Tasks, TrainConfig
-from cpllm_model.training.loop import train
-from cpllm_model.training.manifest import LabelledVideo, read_manifest, some_contents, write_manifest
+from cpllm_model.training.data import encode
+from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, some_contents, write_manifest
+from cpllm_model.training.recipe.config import Cache, Data, Stage, Tasks, TrainConfig
+from cpllm_model.training.recipe.loop import train
 
 #: Shares of the training contents, and widths of the encoder's token, of the learning curves.
 CONTENT_SHARES = (0.125, 0.25, 0.5, 1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ffmpeg
 
-from cpllm_model.training.encode import ffmpeg_binary
+from cpllm_model.training.data.encode import ffmpeg_binary
 
 FPS = 25
 ENCODED_S = 2

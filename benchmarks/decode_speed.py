@@ -29,8 +29,8 @@ import psutil
 from clips import CODECS, clip
 from decode_ways import IN_USE, LIMITS, WAYS, Way
 
-from cpllm_dagster.embedded_s3 import embedded_s3
-from cpllm_dagster.objects import VideoStore
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.demo.embedded_s3 import embedded_s3
 
 #: Repeats of a measurement: until there are so many, or so many seconds are spent.
 REPEATS, SPENT_S = 5, 5.0

@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 import av
 from av.video.frame import VideoFrame
 
-from cpllm_model import checkpoint, video
-from cpllm_model.pixels import FrameConverter
-from cpllm_model.samples import DecodeLimits
-from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.decoding import video
+from cpllm_model.decoding.pixels import FrameConverter
+from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.decoding.sandbox import DecodeSandbox
+from cpllm_model.network import checkpoint
 
 SETTINGS = checkpoint.sampling_settings("tiny")
 #: Wide enough for 4K; the platform's own are tighter.

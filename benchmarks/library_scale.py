@@ -25,11 +25,11 @@ from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
 from cpllm_dagster.assets.incremental import plan_quality
 from cpllm_dagster.assets.publication import publish
 from cpllm_dagster.assets.rankings import ranking_rows
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.report import RANKING_SQL
-from cpllm_dagster.schemas import SCHEMAS, validate
-from cpllm_dagster.spool import spooled
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.spool import spooled
+from cpllm_dagster.lake.tables import Lake
+from cpllm_dagster.report.tables import RANKING_SQL
 
 MODEL = "tiny-000000000000"
 #: Of the videos of a library, these many have come since the last night.

@@ -20,8 +20,8 @@ from scipy.special import expit
 from stub_listing import ETAG, KEY
 
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_dagster.tables import video_id
+from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import video_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PART_PAIRS = 2000

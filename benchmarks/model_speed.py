@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cpllm_model.decoding.samples import VideoInfo, VideoSamples
 from cpllm_model.predictor import QualityPredictor
-from cpllm_model.samples import VideoInfo, VideoSamples
 
 BATCHES = (1, 4, 8)
 MATRIX = 2048

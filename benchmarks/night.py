@@ -23,12 +23,12 @@ from cpllm_dagster.assets.catalog import split_listing
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph
 from cpllm_dagster.assets.incremental import COMPANIONS, plan_quality
 from cpllm_dagster.assets.rankings import ranking_rows
+from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.definitions import Settings, build_definitions
+from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.local_runs import run_library
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.schemas import SCHEMAS, validate
-from cpllm_dagster.tables import Lake
-from cpllm_model import checkpoint
+from cpllm_model.network import checkpoint
 
 MODEL_ID = checkpoint.model_id("tiny")
 #: Of the visual tokens that tiny keeps of a minute.

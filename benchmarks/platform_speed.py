@@ -28,10 +28,10 @@ import boto3
 import psutil
 from clips import clip
 
-from cpllm_dagster.batch import BatchSettings, VideoItem, score_videos
-from cpllm_dagster.embedded_s3 import embedded_s3
-from cpllm_dagster.objects import VideoStore
-from cpllm_model.samples import DecodeLimits
+from cpllm_dagster.batch.supervisor import BatchSettings, VideoItem, score_videos
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.demo.embedded_s3 import embedded_s3
+from cpllm_model.decoding.samples import DecodeLimits
 
 BUCKET, LIBRARY = "cpllm-benchmark", "clips"
 #: The library repeats these: codec, rows, scene; each of ten seconds.
@@ -98,7 +98,7 @@ def measure(name: str, endpoint_url: str, started: float) -> dict[str, float]:
 
 def bare(store: VideoStore) -> Iterator[float]:
     """Score videos one after the other, as a short script would; give the time at which each was done."""
-    from cpllm_model import video
+    from cpllm_model.decoding import video
     from cpllm_model.predictor import QualityPredictor
 
     predictor = QualityPredictor.from_pretrained("tiny")
@@ -137,8 +137,8 @@ def in_dagster(workers: int) -> Callable[[VideoStore], list[float]]:
 
         from cpllm_dagster.automation import PARTITION_SET, score_library
         from cpllm_dagster.definitions import Settings, build_definitions
-        from cpllm_dagster.demo import dagster_home
-        from cpllm_dagster.tables import Lake
+        from cpllm_dagster.demo.commands import dagster_home
+        from cpllm_dagster.lake.tables import Lake
 
         with tempfile.TemporaryDirectory() as work:
             lake = str(Path(work) / "lake")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from cpllm_dagster.assets.training import TRAINING_GROUP
-from cpllm_dagster.objects import partition_key
+from cpllm_dagster.catalog.objects import partition_key
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.resources import Catalog
 

@@ -19,10 +19,10 @@ from cpllm_dagster.assets.publication import published
 from cpllm_dagster.assets.quality import ASSETS
 from cpllm_dagster.assets.rankings import quality_rankings
 from cpllm_dagster.assets.training import comparison_metadata, last_evaluation, model_evaluation
-from cpllm_dagster.objects import library_name
-from cpllm_dagster.report import failures_by_type, plain
+from cpllm_dagster.catalog.objects import library_name
+from cpllm_dagster.lake.tables import Lake
+from cpllm_dagster.report.tables import failures_by_type, plain
 from cpllm_dagster.resources import TableLake
-from cpllm_dagster.tables import Lake
 from cpllm_model.scale import SCORE_MAX, SCORE_MIN
 
 

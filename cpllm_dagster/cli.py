@@ -20,7 +20,7 @@ from cpllm_model.cli import _told_in_a_sentence, app
 from cpllm_model.errors import LakeError
 
 if TYPE_CHECKING:
-    from cpllm_dagster.tables import Lake
+    from cpllm_dagster.lake.tables import Lake
 
 
 class Format(StrEnum):
@@ -81,7 +81,7 @@ def sql(
     """Ask the tables of a lake a question in SQL (DuckDB)."""
     with _told_in_a_sentence():
         from cpllm_dagster import definitions
-        from cpllm_dagster.tables import Lake
+        from cpllm_dagster.lake.tables import Lake
 
         tables = Lake(definitions.lake_uri(lake), definitions.s3_endpoint_url())
         columns, rows = _answer(tables, query)
@@ -93,7 +93,7 @@ def sql(
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str))
     else:
-        from cpllm_dagster.report import print_table
+        from cpllm_dagster.report.tables import print_table
 
         print_table(Console(), None, columns, rows, limit)
 
@@ -107,8 +107,8 @@ def report(
     """Print each library's ranking and its failures."""
     with _told_in_a_sentence():
         from cpllm_dagster import definitions
-        from cpllm_dagster.report import print_library
-        from cpllm_dagster.tables import Lake
+        from cpllm_dagster.lake.tables import Lake
+        from cpllm_dagster.report.tables import print_library
 
         tables = Lake(definitions.lake_uri(lake), definitions.s3_endpoint_url())
         for name in library or tables.libraries():
@@ -119,7 +119,7 @@ def report(
 def demo(videos: Videos = None, work: WorkFolder = Path("work"), verbose: Verbose = False) -> None:
     """Score two libraries of rendered clips, or your own videos, from an embedded S3 server to SQL."""
     with _told_in_a_sentence():
-        from cpllm_dagster.demo import run_demo
+        from cpllm_dagster.demo.commands import run_demo
 
         failed = run_demo(videos, work.resolve(), Console(), "INFO" if verbose else "CRITICAL")
     raise typer.Exit(1 if failed else 0)
@@ -133,7 +133,7 @@ def dev(
 ) -> None:
     """Start the Dagster UI, its daemon and an embedded S3 server with the demo's libraries."""
     with _told_in_a_sentence():
-        from cpllm_dagster.demo import run_dev
+        from cpllm_dagster.demo.commands import run_dev
 
         status = run_dev(videos, work.resolve(), Console(), port)
     raise typer.Exit(status)
@@ -152,7 +152,7 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """
     import duckdb
 
-    from cpllm_dagster.sql import sentence
+    from cpllm_dagster.lake.sql import sentence
 
     with lake.connect() as connection:
         try:

@@ -23,13 +23,13 @@ from cpllm_dagster.automation import (
     score_library,
     train_and_promote,
 )
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.catalog.s3_object import without_secrets
 from cpllm_dagster.checks import CHECKS
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.promotion import BUNDLED, PROMOTED
+from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
 from cpllm_dagster.resources import BatchRay, Catalog, PromotedModels, QualityModel, TableLake, VideoLimits
-from cpllm_dagster.s3_object import without_secrets
-from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError
+from cpllm_model.network import checkpoint
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cpllm_dagster.automation import PARTITION_SET, score_library
-from cpllm_dagster.objects import partition_key
-from cpllm_dagster.report import plain
+from cpllm_dagster.catalog.objects import partition_key
+from cpllm_dagster.report.tables import plain
 from cpllm_model.errors import CPLLMError
 
 

@@ -19,12 +19,12 @@ import dagster as dg
 from dagster_ray import LocalRay
 from pydantic import Field, PrivateAttr
 
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.promotion import BUNDLED, find_model
-from cpllm_dagster.tables import Lake
-from cpllm_model import checkpoint
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.lake.tables import Lake
+from cpllm_dagster.models.promotion import BUNDLED, find_model
+from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError
-from cpllm_model.samples import DecodeLimits
+from cpllm_model.network import checkpoint
 
 
 class Catalog(dg.ConfigurableResource):

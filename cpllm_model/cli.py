@@ -22,8 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from cpllm_model.decoding.samples import has_video_name
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
-from cpllm_model.samples import has_video_name
 
 if TYPE_CHECKING:
     from cpllm_model.predictor import Description, QualityPredictor, Rating, VisualTokens
@@ -133,7 +133,7 @@ def init(
 ) -> None:
     """Assemble an untrained model from published encoders and a language model."""
     with _told_in_a_sentence():
-        from cpllm_model.assembly import assemble
+        from cpllm_model.network.assembly import assemble
 
         config = assemble(out, size, context, pixel, text)
     Console().print(_shown(f"{out}: {config.size}, {config.tokens_per_segment} tokens a segment; train it before use"))
@@ -152,7 +152,7 @@ def corpus(
 ) -> None:
     """Degrade pristine pictures with real encoders into a labelled training corpus; goes on where it was stopped."""
     with _told_in_a_sentence():
-        from cpllm_model.training.corpus import CorpusSettings, make_corpus
+        from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
         console = Console(stderr=True)
         settings = CorpusSettings(clips, scenes, seed, processes)
@@ -186,7 +186,7 @@ def manifest(
 ) -> None:
     """List a rated data set or an instruction set, as you have it on disk, for training and evaluation."""
     with _told_in_a_sentence():
-        from cpllm_model.training.rated import collect, publish
+        from cpllm_model.training.data.rated import collect, publish
 
         found = collect(
             _existing(labels), _existing(videos), dataset, scale=scale, held_out=held_out or [], split=split
@@ -202,8 +202,8 @@ def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.y
     """Train a model; started again after it was stopped, it goes on."""
     with _told_in_a_sentence():
         try:
-            from cpllm_model.training.config import TrainConfig
-            from cpllm_model.training.loop import train as train_model
+            from cpllm_model.training.recipe.config import TrainConfig
+            from cpllm_model.training.recipe.loop import train as train_model
         except ImportError as error:
             raise ConfigurationError(f"training needs the extra packages of cpllm[train]: {error}") from None
         console = Console(stderr=True)
@@ -223,16 +223,17 @@ def evaluate(
 ) -> None:
     """Measure how good a model's answers are on labelled videos, and write a report."""
     with _told_in_a_sentence():
-        from cpllm_model.training import evaluation
+        from cpllm_model.training.evaluation.evaluate import evaluate as evaluate_model
+        from cpllm_model.training.evaluation.evaluate import evaluate_models
 
         console = Console(stderr=True)
         data = [_existing(path) for path in data]
         asked = (data, out, split, lambda line: console.print(_shown(line)))
         names = models or ["tiny"]
         if len(names) > 1:
-            results = evaluation.evaluate_models(names, *asked)
+            results = evaluate_models(names, *asked)
         else:
-            results = [evaluation.evaluate(names[0], *asked)]
+            results = [evaluate_model(names[0], *asked)]
     Console().print(_shown(out / "index.html"))
     if any(found["failed"] for result in results for found in result["data_sets"].values()):
         raise typer.Exit(1)

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from cpllm_model import checkpoint
+from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
+from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import CheckpointError, InferenceError, SourceReadError, VideoError
-from cpllm_model.modeling import CPLLMForVideoQuality
-from cpllm_model.processing import CPLLMProcessor
-from cpllm_model.samples import DecodeLimits, VideoSamples
-from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.network import checkpoint
+from cpllm_model.network.modeling import CPLLMForVideoQuality
+from cpllm_model.network.processing import CPLLMProcessor
 from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITY_MAX, level_of, severity_word
 
 Answer = TypeVar("Answer")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cpllm_dagster.embedded_s3 import EmbeddedS3, embedded_s3
-from cpllm_model.training.encode import write_video
-from cpllm_model.training.scenes import render_scene
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3, embedded_s3
+from cpllm_model.training.data.encode import write_video
+from cpllm_model.training.data.scenes import render_scene
 
 #: Seeds from here on are in no corpus.
 UNSEEN_SEED = 100_000

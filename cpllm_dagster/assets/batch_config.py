@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 from pydantic import Field
 
-from cpllm_dagster.batch import BatchSettings
+from cpllm_dagster.batch.supervisor import BatchSettings
 
 _DEFAULTS = BatchSettings()
 

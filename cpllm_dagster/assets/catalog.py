@@ -18,15 +18,15 @@ from pydantic import Field
 
 from cpllm_dagster.assets.incremental import TRANSIENT_TYPES
 from cpllm_dagster.assets.publication import publish, published_or_empty, table_metadata
-from cpllm_dagster.objects import VideoObject, VideoStore, library_name
+from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name
+from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import video_id
 from cpllm_dagster.partitions import LIBRARIES
-from cpllm_dagster.report import failures_by_type
+from cpllm_dagster.report.tables import failures_by_type
 from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_dagster.tables import video_id
+from cpllm_model.decoding.samples import DecodeLimits, VideoInfo
+from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import VideoError
-from cpllm_model.samples import DecodeLimits, VideoInfo
-from cpllm_model.sandbox import DecodeSandbox
 
 #: What the parts of a catalogue that a broken run has probed lie under, beside the names of models.
 PROBED = "probed"

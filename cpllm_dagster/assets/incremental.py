@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpllm_dagster.batch import VideoItem
-from cpllm_dagster.schemas import places
-from cpllm_dagster.spool import taken
+from cpllm_dagster.batch.supervisor import VideoItem
+from cpllm_dagster.lake.schemas import places
+from cpllm_dagster.lake.spool import taken
 from cpllm_model.errors import VideoError, video_error
 
 #: Failures that may pass: rows with these are tried again by the next run.

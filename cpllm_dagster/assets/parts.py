@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.lake.tables import Lake
 
 #: Rows by table name.
 Rows = dict[str, list[dict[str, Any]]]

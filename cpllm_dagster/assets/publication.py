@@ -12,8 +12,8 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from cpllm_dagster.schemas import KEYS, SCHEMAS, key_values, names_as_text, places, validate
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.lake.schemas import KEYS, SCHEMAS, key_values, names_as_text, places, validate
+from cpllm_dagster.lake.tables import Lake
 from cpllm_model.errors import LakeError
 
 

@@ -23,13 +23,13 @@ from cpllm_dagster.assets.catalog import failure_metadata, video_catalog
 from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
-from cpllm_dagster.batch import VideoItem, VideoResult, score_videos
-from cpllm_dagster.objects import library_name
+from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
+from cpllm_dagster.catalog.objects import library_name
+from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.partitions import LIBRARIES
-from cpllm_dagster.report import score_histogram, worst_and_best
+from cpllm_dagster.report.tables import score_histogram, worst_and_best
 from cpllm_dagster.resources import BatchRay, Catalog, QualityModel, TableLake, VideoLimits
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_dagster.tables import Lake
 from cpllm_model.errors import LakeError, VideoError
 
 #: Table -> asset, in the order of publication: a scored row is never there without its companions.

@@ -14,12 +14,12 @@ from cpllm_dagster.assets.batch_config import BatchConfig
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
 from cpllm_dagster.assets.quality import ASSETS, MODEL_POOL
-from cpllm_dagster.batch import PairComparer
-from cpllm_dagster.objects import library_name
+from cpllm_dagster.batch.supervisor import PairComparer
+from cpllm_dagster.catalog.objects import library_name
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.partitions import LIBRARIES
-from cpllm_dagster.report import first_and_last
+from cpllm_dagster.report.tables import first_and_last
 from cpllm_dagster.resources import BatchRay, QualityModel, TableLake
-from cpllm_dagster.schemas import SCHEMAS
 from cpllm_model.errors import LakeError
 from cpllm_model.ranking import rank
 

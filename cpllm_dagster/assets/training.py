@@ -21,13 +21,21 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from cpllm_dagster.model_comparison import Gain, compare_predictions
-from cpllm_dagster.promotion import BUNDLED, PromotionRecord, PromotionRule, digest, promote, promoted_folder, publish
-from cpllm_dagster.report import markdown_table, score_histogram
+from cpllm_dagster.models.comparison import Gain, compare_predictions
+from cpllm_dagster.models.promotion import (
+    BUNDLED,
+    PromotionRecord,
+    PromotionRule,
+    digest,
+    promote,
+    promoted_folder,
+    publish,
+)
+from cpllm_dagster.report.tables import markdown_table, score_histogram
 from cpllm_dagster.resources import PromotedModels
-from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
-from cpllm_model.training.manifest import MANIFEST_NAME, read_manifest
+from cpllm_model.network import checkpoint
+from cpllm_model.training.data.manifests import MANIFEST_NAME, read_manifest
 
 TRAINING_GROUP = "training"
 #: One training at a time; scoring has a pool of its own and goes on.
@@ -84,7 +92,7 @@ class EvaluationConfig(dg.Config):
 def distortion_corpus(context: dg.AssetExecutionContext, config: CorpusConfig) -> dg.MaterializeResult:
     """Pristine pictures and clips, degraded by real encoders and other known distortions, labelled and split."""
     sources = [_existing(folder) for folder in config.sources]
-    from cpllm_model.training.corpus import CorpusSettings, make_corpus
+    from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
     settings = CorpusSettings(config.clips, config.scenes, config.seed, config.processes)
     manifest = make_corpus(sources, Path(config.out), settings, context.log.info)
@@ -110,8 +118,8 @@ def training_run(
     missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(f"training needs {', '.join(missing)}: pip install 'cpllm[train]'")
-    from cpllm_model.training.config import Data, TrainConfig
-    from cpllm_model.training.loop import train
+    from cpllm_model.training.recipe.config import Data, TrainConfig
+    from cpllm_model.training.recipe.loop import train
 
     # What the YAML says is left as it is, so that a run begun by hand with the same YAML can be gone on with here.
     settings = TrainConfig.from_yaml(_existing(config.config))
@@ -142,7 +150,7 @@ def model_evaluation(
     context: dg.AssetExecutionContext, config: EvaluationConfig, models: PromotedModels
 ) -> dg.MaterializeResult:
     """The figures of the trained model and of the one it would replace, on the same held-out videos."""
-    from cpllm_model.training.evaluation import evaluate
+    from cpllm_model.training.evaluation.evaluate import evaluate
 
     candidate = str(_recorded(context.instance, training_run, "model"))
     incumbent = str(promoted_folder(models.require()) or BUNDLED)

@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from cpllm_dagster.definitions import Settings, build_definitions
+from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.local_runs import run_library
-from cpllm_dagster.tables import Lake
 from tests.bad_videos.inputs import INPUTS, SOME
 
 

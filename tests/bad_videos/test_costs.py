@@ -10,10 +10,10 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from cpllm_model import checkpoint
+from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import DecodeTimeoutError, LimitExceededError
-from cpllm_model.samples import DecodeLimits
-from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.network import checkpoint
 from tests.bad_videos.broken_inputs import many_tracks
 from tests.bad_videos.files import FRAMES, empty_h264, mp4
 from tests.bad_videos.streams import clip, transport_stream

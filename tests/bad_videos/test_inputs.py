@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpllm_model import checkpoint
+from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
+from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import VideoError
-from cpllm_model.samples import DecodeLimits, VideoSamples
-from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.network import checkpoint
 from tests.bad_videos.files import FRAMES, QUADRANTS
 from tests.bad_videos.inputs import INPUTS
 from tests.bad_videos.streams import Input

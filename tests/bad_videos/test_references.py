@@ -15,9 +15,10 @@ import av
 import av.error
 import pytest
 
-from cpllm_model import checkpoint, video
+from cpllm_model.decoding import video
+from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import VideoError
-from cpllm_model.sandbox import DecodeSandbox
+from cpllm_model.network import checkpoint
 from tests.bad_videos.references import MOVIES, NOWHERE, movies, playlists
 from tests.bad_videos.streams import stills, transport_stream
 

@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from cpllm_dagster.embedded_s3 import EmbeddedS3
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
 
 CLIP_FRAMES = 48
 
@@ -44,8 +44,8 @@ def bucket(s3_server: EmbeddedS3) -> Bucket:
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three short videos of one scene, from good to bad."""
-    from cpllm_model.training.encode import write_video
-    from cpllm_model.training.scenes import render_scene
+    from cpllm_model.training.data.encode import write_video
+    from cpllm_model.training.data.scenes import render_scene
 
     folder = tmp_path_factory.mktemp("clips")
     frames_THW3 = render_scene(7, 320, 240, CLIP_FRAMES)

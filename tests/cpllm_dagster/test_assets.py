@@ -21,12 +21,12 @@ import pytest
 from cpllm_dagster.assets import quality as quality_module
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.definitions import Settings, build_definitions
-from cpllm_dagster.embedded_s3 import EmbeddedS3
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
+from cpllm_dagster.lake.tables import Lake, video_id
 from cpllm_dagster.local_runs import run_library
 from cpllm_dagster.resources import BatchRay
-from cpllm_dagster.tables import Lake, video_id
-from cpllm_model import checkpoint
 from cpllm_model.errors import ConfigurationError, LakeError
+from cpllm_model.network import checkpoint
 
 LIBRARY = "Ünder <b>50% | 'x'"
 HOSTILE_KEYS = ("a b.mp4", 'it\'s "quoted"/<img src=x onerror=alert(1)>.mp4', "übung=1 ../..%2F.mp4")

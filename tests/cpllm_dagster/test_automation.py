@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from cpllm_dagster.automation import PARTITION_SET
+from cpllm_dagster.catalog.objects import partition_key
 from cpllm_dagster.definitions import build_definitions, read_settings
-from cpllm_dagster.objects import partition_key
 from cpllm_model.errors import ConfigurationError
 
 HOSTILE = "50% off & 'more'…"

@@ -12,9 +12,9 @@ import pytest
 
 from cpllm_dagster import checks
 from cpllm_dagster.automation import PARTITION_SET
+from cpllm_dagster.catalog.objects import partition_key
 from cpllm_dagster.definitions import build_definitions, read_settings
-from cpllm_dagster.objects import partition_key
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.lake.tables import Lake
 
 MODEL = "tiny-000000000000"
 LIBRARY = "fil ms"
@@ -79,7 +79,7 @@ def test_scores_that_do_not_cover_the_catalogue(lake: Lake, rows: list[dict[str,
 
 def test_a_score_out_of_range_is_found_whoever_wrote_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     # Lake.write refuses such rows, so another writer is needed.
-    monkeypatch.setattr("cpllm_dagster.tables.validate", _unchecked)
+    monkeypatch.setattr("cpllm_dagster.lake.tables.validate", _unchecked)
     write(lake, "scores", [score_row("a", 7.0), score_row("b", 3.0), score_row("c", 2.0) | {"status": "failed"}])
     verdict = checks.judge_range(lake, LIBRARY)
     assert not verdict.passed and verdict.metadata["videos"] == ["s3://b/a", "s3://b/c"]
@@ -88,7 +88,7 @@ def test_a_score_out_of_range_is_found_whoever_wrote_it(lake: Lake, monkeypatch:
 def _unchecked(table_name: str, rows: Any) -> Any:
     import pyarrow as pa
 
-    from cpllm_dagster.schemas import SCHEMAS
+    from cpllm_dagster.lake.schemas import SCHEMAS
 
     return pa.Table.from_pylist(rows, SCHEMAS[table_name])
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cpllm_dagster.cli import app
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.lake.tables import Lake
 
 if TYPE_CHECKING:
     from tests.cpllm_dagster.conftest import Bucket

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
-from cpllm_dagster.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.schemas import SCHEMAS, validate
 
 MODEL = "tiny-000000000000"
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from cpllm_dagster import batch
-from cpllm_dagster.batch import BatchSettings, PairComparer, VideoItem, score_videos
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.workers import DecodeWorker, ModelWorker, VideoAnswer
-from cpllm_model import checkpoint
+from cpllm_dagster.batch import supervisor
+from cpllm_dagster.batch.supervisor import BatchSettings, PairComparer, VideoItem, score_videos
+from cpllm_dagster.batch.workers import DecodeWorker, ModelWorker, VideoAnswer
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
+from cpllm_model.network import checkpoint
 from cpllm_model.predictor import Comparison, QualityPredictor, VisualTokens
-from cpllm_model.samples import DecodeLimits, VideoSamples
-from cpllm_model.training.encode import write_video
-from cpllm_model.training.scenes import render_scene
+from cpllm_model.training.data.encode import write_video
+from cpllm_model.training.data.scenes import render_scene
 
 #: Largest difference of a score, and of a probability, between a GPU and a CPU, and between batches on a GPU.
 GPU_SCORE_TOLERANCE = 0.02
@@ -161,7 +161,7 @@ def test_workers_change_no_bit(
 ) -> None:
     """Other processes, just started, with other neighbours in another order."""
     for name in ("VIDEOS_A_MODEL_WORKER", "PAIRS_A_MODEL_WORKER"):
-        monkeypatch.setattr(batch, name, 1)  # little work would start one worker
+        monkeypatch.setattr(supervisor, name, 1)  # little work would start one worker
     results = score_videos(items[::-1], store=store, model="tiny", settings=settings, limits=DecodeLimits())
     assert {result.item.video_id: bits(result) for result in results} == alone
     with PairComparer("tiny", settings) as comparer:

@@ -27,9 +27,9 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from cpllm_dagster.cli import app
-from cpllm_dagster.report import first_and_last, worst_and_best
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import Lake
+from cpllm_dagster.report.tables import first_and_last, worst_and_best
 
 CHECKOUT = Path(__file__).parents[2]
 FORGED = "2026-01-01 00:00:00 +0000 - dagster - INFO - all videos are excellent"

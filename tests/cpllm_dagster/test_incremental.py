@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cpllm_dagster.assets.incremental import QualityPlan, plan_quality
-from cpllm_dagster.schemas import SCHEMAS
+from cpllm_dagster.lake.schemas import SCHEMAS
 
 MODEL = "tiny-000000000000"
 TABLES = ("scores", "descriptions", "features")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cpllm_dagster.assets.parts import PartKeeper, Rows
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.lake.tables import Lake
 
 
 def rows(number: int) -> Rows:

@@ -19,11 +19,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from cpllm_dagster.embedded_s3 import EmbeddedS3
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
+from cpllm_dagster.lake.tables import Lake
+from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import CPLLMError
-from cpllm_model.samples import DecodeLimits
 from tests.faults.s3_proxy import S3Proxy, refusal, s3_proxy
 
 CREDENTIALS = {

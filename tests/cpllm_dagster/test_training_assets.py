@@ -15,17 +15,18 @@ from safetensors.numpy import load_file, save_file
 
 from cpllm_dagster.assets.training import refuse_overlap
 from cpllm_dagster.definitions import build_definitions, read_settings
+from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.local_runs import run_library
-from cpllm_dagster.promotion import digest, promote, promoted_folder, publish
+from cpllm_dagster.models.promotion import digest, promote, promoted_folder, publish
 from cpllm_dagster.resources import QualityModel
-from cpllm_dagster.tables import Lake
-from cpllm_model import checkpoint
 from cpllm_model.errors import CheckpointError, ConfigurationError, DataSetError, TrainingError
-from cpllm_model.training import evaluation, loop
-from cpllm_model.training.config import Data, TrainConfig
-from cpllm_model.training.encode import write_video
-from cpllm_model.training.manifest import LabelledVideo, read_manifest, write_manifest
-from cpllm_model.training.scenes import render_scene
+from cpllm_model.network import checkpoint
+from cpllm_model.training.data.encode import write_video
+from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, write_manifest
+from cpllm_model.training.data.scenes import render_scene
+from cpllm_model.training.evaluation import evaluate
+from cpllm_model.training.recipe import loop
+from cpllm_model.training.recipe.config import Data, TrainConfig
 
 #: Seeds from here on are in no corpus.
 UNSEEN_SEED = 200_000
@@ -66,7 +67,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model with its words for levels exchanged, so that it calls the best the worst."""
-    from cpllm_model.processing import CPLLMProcessor
+    from cpllm_model.network.processing import CPLLMProcessor
 
     folder = shutil.copytree(checkpoint.resolve("tiny"), tmp_path_factory.mktemp("bad") / "model")
     levels = CPLLMProcessor.from_pretrained(folder, local_files_only=True).level_ids
@@ -85,7 +86,7 @@ def evaluations(held_out: Path, good: Path, bad: Path, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("evaluations")
     torch.set_num_threads(1)  # several threads for so small a model wait for one another on a busy machine
     for model in (good, bad):
-        evaluation.evaluate(str(model), [held_out], folder / digest(str(model)), report=lambda _: None)
+        evaluate.evaluate(str(model), [held_out], folder / digest(str(model)), report=lambda _: None)
     return {digest(str(model)): folder / digest(str(model)) for model in (good, bad)}
 
 
@@ -96,7 +97,7 @@ def evaluated_once(evaluations: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     def copy(model: str, data: object, out: Path, split: str, report: object) -> None:
         shutil.copytree(evaluations[digest(model)], out)
 
-    monkeypatch.setattr(evaluation, "evaluate", copy)
+    monkeypatch.setattr(evaluate, "evaluate", copy)
 
 
 @dataclass(frozen=True)

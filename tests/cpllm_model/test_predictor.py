@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import pytest
 
-from cpllm_model import checkpoint
+from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import CheckpointError, EmptyFileError, NotAVideoError, SourceReadError, VideoError
+from cpllm_model.network import checkpoint
 from cpllm_model.predictor import QualityPredictor, VisualTokens
-from cpllm_model.samples import DecodeLimits
-from cpllm_model.sandbox import DecodeSandbox
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
-from cpllm_model.training.encode import write_video
-from cpllm_model.training.scenes import render_scene
+from cpllm_model.training.data.encode import write_video
+from cpllm_model.training.data.scenes import render_scene
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ import pytest
 
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.definitions import Settings, build_definitions
-from cpllm_dagster.embedded_s3 import EmbeddedS3
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
+from cpllm_dagster.lake.tables import Lake
 
 LIBRARY = "films"
 VIDEOS = 60
@@ -131,8 +131,8 @@ class Films:
 @pytest.fixture(scope="session")
 def library_uri(s3_server: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Sixty short videos of six contents; every one has bytes of its own and so an ETag of its own."""
-    from cpllm_model.training.encode import write_video
-    from cpllm_model.training.scenes import render_scene
+    from cpllm_model.training.data.encode import write_video
+    from cpllm_model.training.data.scenes import render_scene
 
     folder = tmp_path_factory.mktemp("contents")
     contents = []
@@ -217,7 +217,7 @@ class Machine:
 
     def decoders(self, pid: int | None = None) -> list[Process]:
         """Give the decoding processes below a process."""
-        return [one for one in self.below(pid or os.getpid()) if "cpllm_model.decoder_process" in one.command]
+        return [one for one in self.below(pid or os.getpid()) if "cpllm_model.decoding.decoder_process" in one.command]
 
     def at_work(self, pid: int) -> list[Process]:
         """Give what a run's process has started that works: Ray and its workers, decoders."""

@@ -17,9 +17,9 @@ from typing import Any
 
 import dagster as dg
 
-from cpllm_dagster import storage
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.definitions import Settings, build_definitions
+from cpllm_dagster.lake import storage
 
 
 def held(change: Callable[..., None], pattern: str, passing: int, done: bool) -> Callable[..., None]:

@@ -21,12 +21,12 @@ import pytest
 
 from cpllm_dagster.assets.catalog import CatalogConfig, probe_videos
 from cpllm_dagster.automation import PARTITION_SET
-from cpllm_dagster.demo import CHECKOUT
-from cpllm_dagster.objects import VideoStore
-from cpllm_dagster.storage import WORK_FOLDER
-from cpllm_model import checkpoint
+from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.demo.commands import CHECKOUT
+from cpllm_dagster.lake.storage import WORK_FOLDER
+from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import LakeError
-from cpllm_model.samples import DecodeLimits
+from cpllm_model.network import checkpoint
 from tests.dagster_ui import ask, wait_for
 from tests.faults.conftest import GONE_S
 

@@ -20,14 +20,14 @@ import boto3
 import pyarrow as pa
 import pytest
 
-from cpllm_dagster import s3_object
 from cpllm_dagster.assets.catalog import split_listing
-from cpllm_dagster.embedded_s3 import EmbeddedS3
-from cpllm_dagster.objects import VideoObject, VideoStore
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_dagster.tables import Lake, video_id
+from cpllm_dagster.catalog import s3_object
+from cpllm_dagster.catalog.objects import VideoObject, VideoStore
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
+from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import Lake, video_id
+from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError, CPLLMError, LakeError, VideoError
-from cpllm_model.samples import DecodeLimits
 from tests.faults.s3_proxy import (
     INTERNAL,
     PASSING,
@@ -174,7 +174,7 @@ def test_a_listing_is_whole_or_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     bucket, content = objects
-    monkeypatch.setattr("cpllm_dagster.objects.LISTING_PAGE", 7)
+    monkeypatch.setattr("cpllm_dagster.catalog.objects.LISTING_PAGE", 7)
     # The pages after the first are spoilt: half a listing must never look like a library that has shrunk.
     proxy.inject(fault, when=lambda e: e.is_listing and "continuation-token" in e.query, times=times)
     listing = VideoStore(f"s3://{bucket}/libraries", proxy.endpoint_url).objects(LIBRARY)

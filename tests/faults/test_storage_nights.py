@@ -25,12 +25,12 @@ import pytest
 
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.definitions import Settings, build_definitions
-from cpllm_dagster.embedded_s3 import EmbeddedS3
-from cpllm_dagster.schemas import SCHEMAS
-from cpllm_dagster.tables import Lake
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
+from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import Lake
 from cpllm_model.errors import ConfigurationError, LakeError
-from cpllm_model.training.encode import write_video
-from cpllm_model.training.scenes import render_scene
+from cpllm_model.training.data.encode import write_video
+from cpllm_model.training.data.scenes import render_scene
 from tests.conftest import UNSEEN_SEED
 from tests.faults.s3_proxy import (
     INTERNAL,

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cpllm_dagster import actor_pool, batch
 from cpllm_dagster.assets import quality as quality_module
 from cpllm_dagster.assets import rankings as rankings_module
-from cpllm_dagster.batch import VideoItem
-from cpllm_dagster.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer
-from cpllm_model import checkpoint
+from cpllm_dagster.batch import actor_pool, supervisor
+from cpllm_dagster.batch.supervisor import VideoItem
+from cpllm_dagster.batch.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer
+from cpllm_model.decoding.samples import VideoSamples
 from cpllm_model.errors import CheckpointError
-from cpllm_model.samples import VideoSamples
+from cpllm_model.network import checkpoint
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine
@@ -92,8 +92,8 @@ def traps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import the tests
-    monkeypatch.setattr(batch, "DecodeWorker", TrappedDecodeWorker)
-    monkeypatch.setattr(batch, "ModelWorker", TrappedModelWorker)
+    monkeypatch.setattr(supervisor, "DecodeWorker", TrappedDecodeWorker)
+    monkeypatch.setattr(supervisor, "ModelWorker", TrappedModelWorker)
     for kind in KINDS:
         (TRAP / kind).mkdir(parents=True)
     yield TRAP
@@ -207,7 +207,7 @@ def test_model_workers_that_suffer_while_they_compare(
     films.take_over(quiet, "catalog", "scores", "descriptions", "features")
     compared: list[tuple[str, str]] = []
 
-    class Struck(batch.PairComparer):
+    class Struck(supervisor.PairComparer):
         def compare(self, pairs: Any, tokens: Any) -> Any:
             for a, b, answer in super().compare(pairs, tokens):
                 compared.append((a, b))

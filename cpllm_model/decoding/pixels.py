@@ -1,0 +1,201 @@
+"""From a decoded frame to arrays: the right way up, 8 bit, one range, one matrix.
+
+A mosaic keeps the stream's own YUV codes at native resolution: nothing is resized, only bit depth and range
+are brought to 8 bit limited. A context frame is RGB, resized by libswscale with its matrix and range named
+and its bit-exact paths, so that it does not depend on the machine. Not done: tone mapping (PQ and HLG codes
+are taken as they are) and deinterlacing (combing is an artefact that people see).
+
+Shapes: H, W rows and columns of luma; h, w of chroma; M side of a mosaic; S side of a context frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from cpllm_model.decoding.sampling import SamplingSettings, cut_mosaic, fragment_origins
+
+#: Decoder formats whose planes are cut as they are: 4:2:0, little-endian.
+_DIRECT_FORMATS = {
+    **dict.fromkeys(("yuv420p", "yuvj420p", "yuva420p"), 8),
+    **dict.fromkeys(("yuv420p10le", "yuva420p10le"), 10),
+    "yuv420p12le": 12,
+}
+#: AVColorSpace (libavutil/pixfmt.h) -> libswscale's matrix; the rest is guessed from the size.
+_MATRICES = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a coded picture becomes the displayed one: transposed first, then flipped.
+
+    Args:
+        transposed: rows become columns.
+        rows_flipped, columns_flipped: of the displayed picture.
+        rotation_deg: clockwise turn this amounts to, or turn before a mirroring from left to right.
+    """
+
+    transposed: bool = False
+    rows_flipped: bool = False
+    columns_flipped: bool = False
+    rotation_deg: int = 0
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Turn the last two axes of an array; a view, not a copy."""
+        if self.transposed:
+            array = array.swapaxes(-1, -2)
+        if self.rows_flipped:
+            array = array[..., ::-1, :]
+        if self.columns_flipped:
+            array = array[..., ::-1]
+        return array
+
+
+def orientation(frame: VideoFrame) -> Orientation:
+    """Read a frame's display matrix, rounded to right angles.
+
+    The matrix (ISO/IEC 14496-12, 8.2.2; libavutil/display.h) maps coded x, y to displayed a x + c y,
+    b x + d y.
+
+    Returns:
+        The orientation; the identity where there is no matrix or it is degenerate.
+    """
+    matrix: Any = cast(Any, frame.side_data).get("DISPLAYMATRIX")
+    if matrix is None or matrix.buffer_size < 36:
+        return Orientation()
+    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32, 5))
+    if not any((a, b, c, d)):
+        return Orientation()
+    is_mirrored = a * d < b * c
+    rotation_deg = round(math.degrees(math.atan2(b, -a if is_mirrored else a)) / 90) * 90 % 360
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(True, b < 0, c < 0, rotation_deg)
+    return Orientation(False, d < 0, a < 0, rotation_deg)
+
+
+def displayed_size(frame: VideoFrame) -> tuple[int, int]:
+    """Height and width in pixels of the frame the right way up."""
+    transposed = orientation(frame).transposed
+    return (frame.width, frame.height) if transposed else (frame.height, frame.width)
+
+
+class FrameConverter:
+    """Turns the frames of one video into what the model sees; keeps libswscale's tables between frames."""
+
+    def __init__(self, settings: SamplingSettings) -> None:
+        self._settings = settings
+        self._scaler = VideoReformatter()
+        self._unpacker = VideoReformatter()
+
+    def context(self, frame: VideoFrame) -> np.ndarray:
+        """Resize a whole frame to a square, ignoring its aspect ratio.
+
+        Returns:
+            uint8 (3, S, S) RGB, full range, the right way up.
+        """
+        size = self._settings.context_size_px
+        rgb = self._scaler.reformat(
+            frame,
+            width=size,
+            height=size,
+            format="rgb24",
+            src_colorspace=_matrix(frame),
+            dst_colorspace=Colorspace.ITU709,
+            src_color_range=_range(frame),
+            dst_color_range=ColorRange.JPEG,
+            interpolation=Interpolation.AREA | _EXACT,
+            threads=1,
+        )
+        rows = np.frombuffer(memoryview(rgb.planes[0]), np.uint8).reshape(size, rgb.planes[0].line_size)
+        rgb_3SS = rows[:, : 3 * size].reshape(size, size, 3).transpose(2, 0, 1)
+        return np.ascontiguousarray(orientation(frame).apply(rgb_3SS))
+
+    def mosaic(self, frame: VideoFrame) -> np.ndarray:
+        """Cut the fragments of a frame at native resolution.
+
+        Returns:
+            uint8 (3, M, M): Y, U, V codes, limited range, the right way up.
+
+        Raises:
+            ValueError: the frame is smaller than a fragment.
+        """
+        frame = self._planar_420(frame)
+        turn = orientation(frame)
+        # An odd last row or column would, turned over, part luma from its chroma.
+        height, width = frame.height // 2, frame.width // 2
+        y_HW, u_hw, v_hw = (
+            turn.apply(_plane(frame, index)[: height * scale, : width * scale]) for index, scale in enumerate((2, 1, 1))
+        )
+        grid, fragment_px = self._settings.fragment_grid, self._settings.fragment_px
+        origins = fragment_origins(y_HW.shape[0], y_HW.shape[1], grid, fragment_px)
+        mosaic_3MM = cut_mosaic(y_HW, u_hw, v_hw, origins, fragment_px)
+        bits, full_range = _DIRECT_FORMATS[frame.format.name], _range(frame) == ColorRange.JPEG
+        if bits == 8 and not full_range:
+            return mosaic_3MM
+        luma, chroma = _to_limited_8_bit(bits, full_range)
+        return np.stack([luma[mosaic_3MM[0]], chroma[mosaic_3MM[1]], chroma[mosaic_3MM[2]]])
+
+    def _planar_420(self, frame: VideoFrame) -> VideoFrame:
+        """Bring other layouts (4:2:2, 4:4:4, grey, RGB, packed) to 4:2:0 planes of the same range."""
+        if frame.format.name in _DIRECT_FORMATS and frame.planes[0].line_size > 0:
+            return frame
+        deep = max(component.bits for component in frame.format.components) > 8
+        return self._unpacker.reformat(
+            frame,
+            format="yuv420p10le" if deep else "yuv420p",
+            src_colorspace=_matrix(frame),
+            dst_colorspace=Colorspace.ITU709 if frame.format.is_rgb else _matrix(frame),
+            src_color_range=_range(frame),
+            dst_color_range=ColorRange.MPEG if frame.format.is_rgb else _range(frame),
+            interpolation=Interpolation.AREA | _EXACT,
+            threads=1,
+        )
+
+
+def _plane(frame: VideoFrame, index: int) -> np.ndarray:
+    """A decoded plane as it lies in libav's memory, without a copy."""
+    plane = frame.planes[index]
+    dtype = np.dtype(np.uint8 if _DIRECT_FORMATS[frame.format.name] == 8 else "<u2")
+    rows = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, plane.line_size // dtype.itemsize)
+    return rows[:, : plane.width]
+
+
+def _matrix(frame: VideoFrame) -> Colorspace:
+    """The stream's YUV matrix; where it is silent BT.601 for standard definition, BT.709 above."""
+    guess = Colorspace.ITU709 if max(frame.width, frame.height) > 1024 else Colorspace.ITU601
+    return _MATRICES.get(int(frame.colorspace), guess)
+
+
+def _range(frame: VideoFrame) -> ColorRange:
+    if frame.format.is_rgb or frame.format.name.startswith("yuvj"):
+        return ColorRange.JPEG
+    return ColorRange.JPEG if int(frame.color_range) == ColorRange.JPEG else ColorRange.MPEG
+
+
+@lru_cache
+def _to_limited_8_bit(bits: int, full_range: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Tables from codes to 8 bit limited-range codes for luma and for chroma (Rec. ITU-T H.273, 8.3)."""
+    codes = np.arange(1 << bits, dtype=np.float64)
+    if full_range:
+        top, middle = (1 << bits) - 1, 1 << (bits - 1)
+        luma, chroma = 16 + codes * 219 / top, 128 + (codes - middle) * 224 / top
+    else:
+        luma = chroma = codes / (1 << (bits - 8))
+    # Halves round up, as integer shifts do.
+    luma, chroma = (np.clip(np.floor(table + 0.5), 0, 255).astype(np.uint8) for table in (luma, chroma))
+    return luma, chroma

@@ -1,0 +1,212 @@
+"""Probe and decode a video, in this process; `sandbox.py` does it behind a wall.
+
+In: a seekable binary file, whose bytes are hostile until proven otherwise. Out: VideoInfo or VideoSamples, or
+one typed VideoError. Ways to reach the frames are tried from the cheapest on: by the container's index, by
+the timestamps of all packets, by counting every frame. Each gives just the frames that its plan names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+
+from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
+from cpllm_model.decoding.frames import IndexedReader, Sampler, SequentialReader, Sight
+from cpllm_model.decoding.pixels import displayed_size, orientation
+from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
+from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
+from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure, scan_packets
+from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
+
+__all__ = [
+    "DecodeLimits",
+    "SamplingSettings",
+    "VideoInfo",
+    "VideoSamples",
+    "cut_mosaic",
+    "decode",
+    "fragment_origins",
+    "probe",
+]
+#: Packets after which a stream that gave no frame is given up.
+_PROBE_PACKETS = 512
+#: Times that a plan is made anew with key frames where they were found rather than where the index has them.
+_CORRECTIONS = 6
+
+
+def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> VideoInfo:
+    """Read what a container says and decode one frame.
+
+    Only where the container gives no duration or no believable frame rate are all packets read.
+
+    Args:
+        file: seekable, opened for reading bytes.
+        name: of the video, for messages.
+        limits: what it may cost.
+
+    Raises:
+        VideoError: it cannot be opened, or not within the limits.
+    """
+    with _source(file, name, limits) as source:
+        with source.opened() as video:
+            known = video.likely_duration_s() is not None and video.declared_fps() is not None
+            measured = (None, None) if known else measure(video)
+            if measured:
+                return _info(video, _first_frame(video), *measured)
+            scan = scan_packets(video)
+        with source.opened() as video:
+            return _info(video, _first_frame(video), scan.duration_s(), len(scan.numbers))
+
+
+def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: DecodeLimits | None = None) -> VideoSamples:
+    """Decode what the model sees of a video.
+
+    Args:
+        file: seekable, opened for reading bytes.
+        name: of the video, for messages.
+        settings: how much is looked at.
+        limits: what it may cost.
+
+    Raises:
+        VideoError: it cannot be opened, not within the limits, or not all of the plan can be seen.
+    """
+    with _source(file, name, limits) as source:
+        try:
+            return _by_index(source, settings)
+        except Unreachable as reason:
+            reasons = [str(reason)]
+        with source.opened() as video:
+            scan = scan_packets(video)
+        for route in (
+            lambda: scan.time_route(name, settings),
+            lambda: scan.number_route(name, settings),
+            lambda: scan.count_route(_count_frames(source), source, settings),
+        ):
+            try:
+                return _read_through(source, settings, route())
+            except Unreachable as reason:
+                reasons.append(str(reason))
+        raise CorruptVideoError(name, "; then ".join(reasons))
+
+
+def _by_index(source: VideoSource, settings: SamplingSettings) -> VideoSamples:
+    with source.opened() as video:
+        route = index_route(video, settings)
+        for _ in range(_CORRECTIONS):
+            plan = plan_sampling(route.timeline, route.segments, settings)
+            reader = IndexedReader(video, route)
+            moved = reader.moved(plan.runs)
+            if not moved:
+                break
+            route = corrected(route, moved)
+        else:
+            raise Unreachable("the index does not tell where key frames lie")
+        sight = Sampler(video, reader, route, plan, settings).collect()
+        return _samples(video, sight, route, plan, "keyframe+decode" if plan.decodes_on else "keyframe")
+
+
+def _count_frames(source: VideoSource) -> int:
+    with source.opened() as video:
+        return sum(1 for _ in _frames(video))
+
+
+def _read_through(source: VideoSource, settings: SamplingSettings, route: Route) -> VideoSamples:
+    plan = plan_sampling(route.timeline, route.segments, settings)
+    with source.opened() as video:
+        sight = Sampler(video, SequentialReader(video, route), route, plan, settings).collect()
+        return _samples(video, sight, route, plan, "sequential")
+
+
+def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, plan_name: str) -> VideoSamples:
+    assert sight.first_frame is not None
+    starts, ends = ([route.seconds(tick) for tick in ticks] for ticks in zip(*plan.bounds, strict=True))
+    return VideoSamples(
+        info=_info(video, sight.first_frame, route.duration_s, route.frames),
+        plan=plan_name,
+        damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets) + video.source.missing_frames,
+        segment_start_s=np.array(starts),
+        segment_end_s=np.array(ends),
+        context_NMCHW=sight.context_NMCHW(),
+        bursts_NTCHW=np.array(sight.bursts),
+    )
+
+
+def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, frames: int | None = None) -> VideoInfo:
+    """Describe a video by its container and a frame, and where it is silent, by what was measured."""
+    height_px, width_px = displayed_size(frame)
+    context = video.stream.codec_context
+    duration_s, fps = video.likely_duration_s() or measured_s, video.declared_fps()
+    assert duration_s is not None
+    return VideoInfo(
+        duration_s=duration_s,
+        width_px=width_px,
+        height_px=height_px,
+        fps=fps or (frames or 1) / duration_s,
+        codec=context.codec.canonical_name,
+        pixel_format=frame.format.name,
+        rotation_deg=orientation(frame).rotation_deg,
+        bit_rate_bps=context.bit_rate or int(video.source.size_bytes * 8 / duration_s),
+        frame_count=video.stream.frames or frames,
+    )
+
+
+def _first_frame(video: OpenVideo) -> VideoFrame:
+    for frame in _frames(video, _PROBE_PACKETS):
+        return frame
+    if not video.stream.codec_context.width:
+        most_px = video.source.limits.max_frame_px
+        raise CorruptVideoError(video.source.name, f"its picture has no size, or one of over {most_px} px")
+    raise video.source.undecodable("no frame of it decodes")
+
+
+def _frames(video: OpenVideo, packets: int | None = None) -> Iterator[VideoFrame]:
+    """Frames from the start of a container that was just opened, over what does not decode."""
+    try:
+        for number, packet in enumerate(video.container.demux(video.stream)):
+            if packets is not None and number >= packets:
+                return
+            try:
+                frames = video.stream.codec_context.decode(packet if packet.size else None)
+            except FATAL:
+                raise
+            except av.error.FFmpegError as error:
+                video.source.lose(packet, error)
+                continue
+            yield from frames
+    except FATAL:
+        raise
+    except av.error.FFmpegError:
+        return
+
+
+@contextmanager
+def _source(file: BinaryIO, name: str, limits: DecodeLimits | None) -> Iterator[VideoSource]:
+    """Give a file to libav, and its failures a type."""
+    source = VideoSource(file, name, limits or DecodeLimits())
+    try:
+        yield source
+    except Exception as error:
+        if source.read_error is not None:
+            raise source.read_error from error
+        raise _typed(error, source) from error
+    if source.read_error is not None:
+        raise source.read_error
+
+
+def _typed(error: Exception, source: VideoSource) -> Exception:
+    if isinstance(error, VideoError):
+        return error
+    if isinstance(error, av.error.ExitError):
+        return DecodeTimeoutError(source.name, f"reading took longer than {source.limits.wall_s} s")
+    if isinstance(error, MemoryError):
+        return LimitExceededError(source.name, "needs more memory or streams than are allowed")
+    if isinstance(error, av.error.FFmpegError):
+        return CorruptVideoError(source.name, error.strerror or type(error).__name__)
+    if isinstance(error, ArithmeticError):
+        return CorruptVideoError(source.name, f"its timestamps cannot be reckoned with ({error})")
+    return error

@@ -1,0 +1,383 @@
+"""Labelled videos as training samples: decoded once, cut afresh each time.
+
+Every video is decoded in the sandbox, as at inference, into a cache of model inputs (uint8), its fragments a margin
+larger than the model's, so that each epoch cuts them elsewhere. In: manifests. Out: batches of arrays with labels.
+Which clips a batch has, and how each is cut, follows from the seed and the number of the batch alone: a resumed run
+sees what an uninterrupted one would.
+
+Shape legend: X clips of a batch, N segments, M context frames, T frames of a burst, S context size, G fragments a
+side, C = G * G kept fragments, P fragment side, R = P + margin, V views, St statistics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from cpllm_model.decoding.samples import VideoSamples
+from cpllm_model.decoding.sampling import SamplingSettings
+from cpllm_model.decoding.sandbox import DecodeSandbox
+from cpllm_model.errors import DataSetError, VideoError
+from cpllm_model.network.statistics import burst_statistics
+from cpllm_model.training.data.manifests import LabelledVideo
+
+_VIDEOS_PER_TASK = 16
+_FORMAT = "2"
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """What is kept of a video.
+
+    Args:
+        sampling: the model's.
+        segments: time segments at most.
+        margin_px: fragments are kept that much larger, even.
+        views: places of the fragments for which statistics are computed; the first is the one of inference.
+    """
+
+    sampling: SamplingSettings
+    segments: int
+    margin_px: int
+    views: int
+
+    @property
+    def kept_px(self) -> int:
+        """Side of a kept fragment (R)."""
+        return self.sampling.fragment_px + self.margin_px
+
+    @property
+    def decoding(self) -> SamplingSettings:
+        """The sampling that videos are decoded with."""
+        return replace(self.sampling, segments=self.segments, fragment_px=self.kept_px)
+
+    @property
+    def video_bytes(self) -> int:
+        """Most bytes of a cached video."""
+        s = self.sampling
+        context = s.context_frames * 3 * s.context_size_px**2
+        burst = s.burst_frames * (s.fragment_grid * self.kept_px) ** 2 * 3 // 2
+        return self.segments * (context + burst)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A labelled video that is in the cache.
+
+    Args:
+        video: its labels.
+        path: its cached inputs.
+    """
+
+    video: LabelledVideo
+    path: Path
+
+
+def cached(
+    videos: Sequence[LabelledVideo],
+    folder: Path,
+    settings: CacheSettings,
+    max_gib: float,
+    report: Callable[[str], None] = print,
+    processes: int | None = None,
+) -> list[Clip]:
+    """Decode what is not in the cache yet.
+
+    Args:
+        videos: labelled videos.
+        folder: of the cache.
+        settings: what is kept.
+        max_gib: size that the cache of these videos may have.
+        report: takes a line on what is done, and one on each video that is left out.
+        processes: videos at once; default one a core.
+
+    Returns:
+        the clips, in order; videos that cannot be read are reported, counted and left out.
+
+    Raises:
+        DataSetError: the cache would be too large, or not one video can be read.
+    """
+    need_gib = len(videos) * settings.video_bytes / 2**30
+    if need_gib > max_gib:
+        raise DataSetError(
+            f"{len(videos)} videos need up to {need_gib:.1f} GiB of cache in {folder}, {max_gib:.1f} are allowed"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    clips, failures = [], {}
+    for video in videos:
+        try:
+            clips.append(Clip(video, folder / f"{_key(video, settings)}.safetensors"))
+        except OSError as error:
+            failures[video.file] = f"{video.file}: {error.strerror}"
+    missing = [clip for clip in clips if not clip.path.exists()]
+    if missing:
+        report(f"decoding {len(missing)} of {len(videos)} videos into {folder}, at most {need_gib:.1f} GiB in all")
+        tasks = [missing[i : i + _VIDEOS_PER_TASK] for i in range(0, len(missing), _VIDEOS_PER_TASK)]
+        with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
+            done = 0
+            for task, found in zip(tasks, pool.map(partial(_fill, settings=settings), tasks), strict=True):
+                done += len(task)
+                failures |= found
+                if done // 1000 > (done - len(task)) // 1000:
+                    report(f"decoded {done} of {len(missing)}")
+    for failure in failures.values():
+        report(f"left out: {failure}")
+    if failures:
+        report(f"{len(failures)} of {len(videos)} videos are left out, since they cannot be read")
+    readable = [clip for clip in clips if clip.video.file not in failures]
+    if not readable:
+        raise DataSetError(f"none of {len(videos)} videos can be read, the first is {next(iter(failures.values()))}")
+    return readable
+
+
+def _key(video: LabelledVideo, settings: CacheSettings) -> str:
+    stat = Path(video.file).stat()
+    facts = (_FORMAT, video.file, stat.st_size, stat.st_mtime_ns, settings)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _fill(clips: Sequence[Clip], settings: CacheSettings) -> dict[str, str]:
+    """Decode clips into the cache; give the failures by file."""
+    torch.set_num_threads(1)
+    failures = {}
+    with DecodeSandbox() as sandbox:
+        for clip in clips:
+            try:
+                with Path(clip.video.file).open("rb") as file:
+                    samples = sandbox.decode(file, clip.video.file, settings.decoding)
+            except (VideoError, OSError) as error:
+                failures[clip.video.file] = str(error)
+                continue
+            unfinished = clip.path.with_suffix(f".{os.getpid()}")
+            save_file(_inputs(samples, settings, clip.path.stem), unfinished)
+            unfinished.replace(clip.path)
+    return failures
+
+
+def _inputs(samples: VideoSamples, settings: CacheSettings, key: str) -> dict[str, np.ndarray]:
+    """Give the arrays that are kept of a video."""
+    grid, side = settings.sampling.fragment_grid, settings.kept_px
+    mosaics = samples.bursts_NTCHW
+    n, frames = mosaics.shape[:2]
+    cells = mosaics.reshape(n, frames, 3, grid, side, grid, side).transpose(0, 3, 5, 1, 2, 4, 6)
+    cells_NCT3RR = cells.reshape(n, grid * grid, frames, 3, side, side)
+    rng = np.random.default_rng(int(key[:16], 16))
+    offsets_VC2 = 2 * rng.integers(settings.margin_px // 2 + 1, size=(settings.views, grid * grid, 2))
+    offsets_VC2[0] = settings.margin_px // 4 * 2
+    px = settings.sampling.fragment_px
+    statistics = np.stack(
+        [
+            burst_statistics(torch.from_numpy(_cut(cells_NCT3RR, offsets, px)).flatten(0, 1), grid * grid).numpy()
+            for offsets in offsets_VC2
+        ],
+        1,
+    )
+    return {
+        "context": samples.context_NMCHW,
+        "luma": np.ascontiguousarray(cells_NCT3RR[:, :, :, 0]),
+        # Chroma was repeated to the size of luma when it was decoded.
+        "chroma": np.ascontiguousarray(cells_NCT3RR[:, :, :, 1:, ::2, ::2]),
+        "offsets": offsets_VC2.astype(np.uint8),
+        "statistics": statistics.astype(np.float32),
+    }
+
+
+def _cut(cells_NCT3RR: np.ndarray, offsets_C2: np.ndarray, px: int) -> np.ndarray:
+    """Cut every kept fragment at its own place; (N, C, T, 3, P, P)."""
+    cut = [cells_NCT3RR[:, index, ..., y : y + px, x : x + px] for index, (y, x) in enumerate(offsets_C2)]
+    return np.stack(cut, 1)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What of a clip a batch shows.
+
+    Args:
+        clip: its index.
+        segments: which segments, in the order shown; one may appear again.
+        views: the view of each, for statistics and frozen encoders.
+        seed: of where fragments are cut; None cuts each view where its statistics were computed.
+        fragments: fragments a side.
+        turn: how bursts are laid, 0-7: bit 0 mirrors them (and key frames), bit 1 turns them upside down, bit 2 swaps
+            rows and columns. No distortion cares, and the pixel encoder cannot learn contents by heart.
+        hue: how their chroma is changed, 0-7, to the same end: bit 0 swaps U and V, bits 1 and 2 mirror them.
+    """
+
+    clip: int
+    segments: tuple[int, ...]
+    views: tuple[int, ...]
+    seed: int | None
+    fragments: int
+    turn: int = 0
+    hue: int = 0
+
+
+def read(clip: Clip, draw: Draw, settings: CacheSettings, *, pixels: bool = True) -> dict[str, np.ndarray]:
+    """Give the inputs of a drawn clip.
+
+    Returns:
+        `context` uint8 (N, M, 3, S, S), `statistics` float32 (N, St), and with `pixels` `bursts` uint8
+        (N, T, 3, G * P, G * P).
+    """
+    segments = list(draw.segments)
+    with safe_open(clip.path, "numpy") as file:
+        statistics = file.get_tensor("statistics")[segments, list(draw.views)]
+        context = file.get_tensor("context")[segments]
+        if draw.turn & 1:
+            context = np.ascontiguousarray(context[..., ::-1])
+        found = {"context": context, "statistics": statistics}
+        if pixels:
+            offsets = file.get_tensor("offsets").astype(int)
+            rng = None if draw.seed is None else np.random.default_rng(draw.seed)
+            planes = file.get_slice("luma"), file.get_slice("chroma")
+            found["bursts"] = np.stack(
+                [
+                    _mosaic(planes, segment, offsets[view], draw, settings, rng)
+                    for segment, view in zip(draw.segments, draw.views, strict=True)
+                ]
+            )
+    return found
+
+
+def segment_count(clip: Clip) -> int:
+    """Count the segments of a cached clip."""
+    with safe_open(clip.path, "numpy") as file:
+        return file.get_slice("statistics").get_shape()[0]
+
+
+def _mosaic(
+    planes: tuple,
+    segment: int,
+    offsets_C2: np.ndarray,
+    draw: Draw,
+    settings: CacheSettings,
+    rng: np.random.Generator | None,
+) -> np.ndarray:
+    """Put fragments of one burst together; uint8 (T, 3, g * P, g * P)."""
+    px, side, count = settings.sampling.fragment_px, draw.fragments, draw.fragments**2
+    cells = np.arange(len(offsets_C2))
+    if rng is not None:
+        cells = np.sort(rng.choice(cells, count, replace=count > len(cells)))
+        offsets_C2 = 2 * rng.integers(settings.margin_px // 2 + 1, size=offsets_C2.shape)
+    luma, chroma = planes
+    mosaic = np.empty((settings.sampling.burst_frames, 3, side, px, side, px), np.uint8)
+    for place, cell in enumerate(cells[:count]):
+        i, j = divmod(place, side)
+        y, x = offsets_C2[cell]
+        mosaic[:, 0, i, :, j] = luma[segment, int(cell)][..., y : y + px, x : x + px]
+        small = chroma[segment, int(cell)][..., y // 2 : (y + px) // 2, x // 2 : (x + px) // 2]
+        mosaic[:, 1:, i, :, j] = small.repeat(2, -1).repeat(2, -2)
+    mosaic = mosaic.reshape(settings.sampling.burst_frames, 3, side * px, side * px)
+    return _turned(mosaic, draw.turn, draw.hue)
+
+
+def _turned(mosaic_T3MM: np.ndarray, turn: int, hue: int) -> np.ndarray:
+    """Lay a burst another way, in other colours; see Draw."""
+    mosaic = mosaic_T3MM[..., ::-1] if turn & 1 else mosaic_T3MM
+    mosaic = mosaic[..., ::-1, :] if turn & 2 else mosaic
+    mosaic = mosaic.swapaxes(-1, -2) if turn & 4 else mosaic
+    mosaic = np.ascontiguousarray(mosaic[:, [0, 2, 1]] if hue & 1 else mosaic)
+    for plane, bit in ((1, 2), (2, 4)):
+        if hue & bit:
+            mosaic[:, plane] = 256 - np.maximum(mosaic[:, plane].astype(np.int16), 1)
+    return mosaic
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """Clips by their draws; see `read`."""
+
+    def __init__(self, clips: Sequence[Clip], settings: CacheSettings, *, pixels: bool) -> None:
+        self.clips, self.settings, self.pixels = clips, settings, pixels
+
+    def __getitem__(self, draw: Draw) -> tuple[Draw, dict[str, np.ndarray]]:
+        """Read a draw."""
+        return draw, read(self.clips[draw.clip], draw, self.settings, pixels=self.pixels)
+
+    def __len__(self) -> int:
+        """Count the clips."""
+        return len(self.clips)
+
+
+class ContentBatches:
+    """Batches of several contents with several versions of each, every one a function of the seed and its number.
+
+    Args:
+        clips: to draw from.
+        weights: data set -> how often a content is drawn from it.
+        contents, versions: a batch has contents * versions clips: so many versions of each content at most, and
+            more contents where they have fewer.
+        segments: numbers of segments a batch may show, one for all its clips.
+        fragments: fragments a side.
+        views: of the cache.
+        count: number of batches.
+        seed: decides all.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        weights: dict[str, float],
+        *,
+        contents: int,
+        versions: int,
+        segments: Sequence[int],
+        fragments: int,
+        views: int,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.contents: dict[str, list[list[int]]] = defaultdict(list)
+        by_content: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, clip in enumerate(clips):
+            by_content[clip.video.dataset, clip.video.content_id].append(index)
+        for (dataset, _), members in by_content.items():
+            self.contents[dataset].append(members)
+        self.lengths = [segment_count(clip) for clip in clips]
+        self.weights = np.array([weights[name] for name in self.contents])
+        self.size, self.versions, self.segments = contents * versions, versions, list(segments)
+        self.fragments, self.views, self.count, self.seed = fragments, views, count, seed
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return self.count
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Give every batch."""
+        return map(self.batch, range(self.count))
+
+    def batch(self, number: int) -> list[Draw]:
+        """Give one batch."""
+        rng = np.random.default_rng([self.seed, number])
+        datasets = list(self.contents.values())
+        chosen: list[int] = []
+        taken = set()
+        while len(chosen) < self.size:
+            which = int(rng.choice(len(datasets), p=self.weights / self.weights.sum()))
+            place = int(rng.integers(len(datasets[which])))
+            if (which, place) in taken and len(taken) < sum(map(len, datasets)):
+                continue
+            taken.add((which, place))
+            members = datasets[which][place]
+            chosen += rng.permutation(members)[: self.versions].tolist()
+        shown = int(rng.choice(self.segments))
+        return [self._draw(clip, shown, rng) for clip in chosen[: self.size]]
+
+    def _draw(self, clip: int, shown: int, rng: np.random.Generator) -> Draw:
+        # In order of time; where a clip has fewer segments than are shown, one appears again through another view.
+        segments = np.sort(
+            rng.permutation(np.resize(np.arange(self.lengths[clip]), max(shown, self.lengths[clip])))[:shown]
+        )
+        views = rng.integers(self.views, size=shown)
+        seed, turn, hue = (int(rng.integers(count)) for count in (2**31, 8, 8))
+        return Draw(clip, tuple(segments.tolist()), tuple(views.tolist()), seed, self.fragments, turn, hue)

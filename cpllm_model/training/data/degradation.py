@@ -1,0 +1,276 @@
+"""Carry out the distortions of the catalogue on raw frames.
+
+In: frames and a step of a recipe. Out: frames of the same size and number. Pixels are changed by numpy; encodes
+and scaling are ffmpeg's. The same step on the same frames gives the same frames.
+
+Shape legend: T frames, J = H * 3 / 2 rows of a planar yuv420p frame, W width; H W rows and columns of one plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ffmpeg
+import numpy as np
+from scipy import ndimage
+from scipy.fft import next_fast_len
+
+from cpllm_model.training.data import encode
+from cpllm_model.training.data.distortions import KINDS, MEZZANINE_CRF, Place, Recipe, Step
+
+BLACK, WHITE = 16, 235
+CHROMA_MAX = 240
+#: Slices a frame of the stream that loses packets: each would fill a few network packets.
+SLICES = 8
+SCALERS = ("bicubic", "bilinear", "lanczos")
+#: A distortion that VMAF does not measure must change some plane by so many codes on average to be kept.
+LEAST_CHANGE_CODES = 0.5
+
+
+def degrade(
+    planes_TJW: np.ndarray, recipe: Recipe, fps: float, clip: Path, folder: Path
+) -> tuple[Path, np.ndarray, Recipe]:
+    """Carry out a recipe.
+
+    Args:
+        planes_TJW: pristine frames.
+        recipe: what is done to them.
+        fps: frames a second.
+        clip: where the result goes, without a suffix; the last encoder chooses that.
+        folder: for intermediate files.
+
+    Returns:
+        the encoded clip; the reference that VMAF compares it with, pristine but for the steps that VMAF does not
+        measure, (T, J, W); and the recipe without steps that this content does not show.
+
+    Raises:
+        EncodeError: an encoder failed.
+    """
+    degraded, reference, kept = planes_TJW, planes_TJW, []
+    last = recipe.steps[-1] if recipe.steps else None
+    ends_encoded = last is not None and KINDS[last.kind].place is Place.ENCODE
+    for step in recipe.steps[:-1] if ends_encoded else recipe.steps:
+        changed = apply(degraded, step, fps, folder)
+        if step.is_edit:
+            if not _shows(reference, edited := apply(reference, step, fps, folder)):
+                continue
+            reference = edited
+        degraded = changed
+        kept.append(step)
+    codec, quality = (last.kind, last.strength) if last and ends_encoded else ("x264", MEZZANINE_CRF)
+    clip = clip.with_name(clip.name + encode.SUFFIXES[codec])
+    encode.encode_planes(degraded, clip, fps, codec, quality)
+    steps = (*kept, last) if last and ends_encoded else tuple(kept)
+    return clip, reference, Recipe(steps, recipe.ladder, recipe.rung)
+
+
+def apply(planes_TJW: np.ndarray, step: Step, fps: float, folder: Path) -> np.ndarray:
+    """Carry out one step on uint8 (T, J, W); give frames of the same shape."""
+    rng = np.random.default_rng(step.seed)
+    if KINDS[step.kind].place is Place.ENCODE:
+        return _encoded(planes_TJW, step, fps, folder)
+    if step.kind == "packet loss":
+        return _lossy(planes_TJW, step.strength, fps, folder, rng)
+    if step.kind == "upscaling":
+        return _rescaled(planes_TJW, step.strength, str(rng.choice(SCALERS)))
+    return EFFECTS[step.kind](planes_TJW, step.strength, rng)
+
+
+def split(planes_TJW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give views of Y (T, H, W), U and V (T, H / 2, W / 2) of packed yuv420p frames."""
+    frames, rows, width = planes_TJW.shape
+    height = rows * 2 // 3
+    chroma = planes_TJW[:, height:].reshape(frames, 2, height // 2, width // 2)
+    return planes_TJW[:, :height], chroma[:, 0], chroma[:, 1]
+
+
+def join(luma: np.ndarray, blue: np.ndarray, red: np.ndarray) -> np.ndarray:
+    """Pack planes of codes, any dtype, into limited-range yuv420p frames, uint8 (T, J, W)."""
+    luma = np.clip(np.rint(luma), BLACK, WHITE).astype(np.uint8)
+    chroma = np.clip(np.rint(np.stack([blue, red], 1)), BLACK, CHROMA_MAX).astype(np.uint8)
+    return np.concatenate([luma, chroma.reshape(len(luma), -1, luma.shape[2])], 1)
+
+
+def _blurred(planes: np.ndarray, psf: Callable[[float], np.ndarray]) -> np.ndarray:
+    """Blur with a point spread function, given by its size relative to luma's pixels: chroma's are twice as large."""
+    luma, blue, red = split(planes)
+    return join(_convolved(luma, psf(1.0)), _convolved(blue, psf(0.5)), _convolved(red, psf(0.5)))
+
+
+def _convolved(plane_THW: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    psf = psf / psf.sum()
+    pad = [side // 2 for side in psf.shape]
+    padded = np.pad(plane_THW.astype(np.float32), [(0, 0), *((side, side) for side in pad)], mode="reflect")
+    size = [int(next_fast_len(side, real=True) or side) for side in padded.shape[1:]]
+    spectrum = np.fft.rfft2(padded, size) * np.fft.rfft2(psf.astype(np.float32), size)
+    full = np.fft.irfft2(spectrum, size)
+    row, column = (side - 1 - side // 2 + extra for side, extra in zip(psf.shape, pad, strict=True))
+    return full[:, row : row + plane_THW.shape[1], column : column + plane_THW.shape[2]]
+
+
+def _gaussian_blur(planes: np.ndarray, sigma_px: float, rng: np.random.Generator) -> np.ndarray:
+    def psf(scale: float) -> np.ndarray:
+        steps = np.arange(-(radius := int(np.ceil(3 * sigma_px * scale))), radius + 1)
+        line = np.exp(-0.5 * (steps / (sigma_px * scale)) ** 2)
+        return np.outer(line, line)
+
+    return _blurred(planes, psf)
+
+
+def _motion_blur(planes: np.ndarray, length_px: float, rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, np.pi)
+
+    def psf(scale: float) -> np.ndarray:
+        half = length_px * scale / 2
+        centre = int(np.ceil(half)) + 1
+        along = np.linspace(-half, half, 64)
+        lines = [direction * along + centre for direction in (np.sin(angle), np.cos(angle))]
+        # Each point of the path is divided between the four pixels around it.
+        spread = [np.clip(1 - np.abs(np.arange(2 * centre + 1)[:, None] - line), 0, 1) for line in lines]
+        return spread[0] @ spread[1].T
+
+    return _blurred(planes, psf)
+
+
+def _defocus(planes: np.ndarray, radius_px: float, rng: np.random.Generator) -> np.ndarray:
+    def psf(scale: float) -> np.ndarray:
+        steps = np.arange(-(reach := int(np.ceil(radius_px * scale))), reach + 1)
+        # The rim is softened over a pixel: a disc of whole pixels would be the same for many radii.
+        return np.clip(radius_px * scale + 0.5 - np.hypot(steps[:, None], steps), 0, 1)
+
+    return _blurred(planes, psf)
+
+
+def _white_noise(planes: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    luma, blue, red = split(planes)
+    chroma = [plane + rng.normal(0, sigma / 2, plane.shape).astype(np.float32) for plane in (blue, red)]
+    return join(luma + sigma * rng.standard_normal(luma.shape, np.float32), *chroma)
+
+
+def _film_grain(planes: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    luma, blue, red = split(planes)
+    size = rng.uniform(0.6, 1.1)
+    grain = ndimage.gaussian_filter(rng.standard_normal(luma.shape, np.float32), (0, size, size))
+    # Film has the most grain in the mid-tones.
+    tone = 1.15 - ((luma.astype(np.float32) - 126) / 126) ** 2 * 0.7
+    return join(luma + grain * (sigma / grain.std()) * tone, blue, red)
+
+
+def _exposed(planes: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
+    luma, blue, red = split(planes)
+    # In linear light by a plain power law of 2.2; chroma follows the gain of the codes.
+    gain = 2 ** (stops / 2.2)
+    return join((luma - 16.0) * gain + 16, *((plane - 128.0) * gain + 128 for plane in (blue, red)))
+
+
+def _low_contrast(planes: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
+    luma, blue, red = split(planes)
+    middle = rng.uniform(100, 150)
+    return join((luma - middle) * factor + middle, *((plane - 128.0) * factor + 128 for plane in (blue, red)))
+
+
+def _colour_cast(planes: np.ndarray, shift: float, rng: np.random.Generator) -> np.ndarray:
+    luma, blue, red = split(planes)
+    angle = rng.uniform(0, 2 * np.pi)
+    return join(luma, blue + shift * np.cos(angle), red + shift * np.sin(angle))
+
+
+def _saturated(planes: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
+    luma, blue, red = split(planes)
+    return join(luma, *((plane - 128.0) * factor + 128 for plane in (blue, red)))
+
+
+def _banding(planes: np.ndarray, levels: float, rng: np.random.Generator) -> np.ndarray:
+    step = (WHITE - BLACK) / (levels - 1)
+    luma, *chroma = split(planes)
+    chroma = [np.rint((plane - 128.0) / step) * step + 128 for plane in chroma]
+    return join(np.rint((luma - 16.0) / step) * step + 16, *chroma)
+
+
+def _freeze(planes: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    frames = len(planes)
+    length = max(1, round(share * frames))
+    start = int(rng.random() * (frames - length))
+    shown = np.arange(frames)
+    shown[start : start + length + 1] = start
+    return planes[shown]
+
+
+def _frame_drops(planes: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    order = rng.permutation(np.arange(1, len(planes)))
+    lost = set(order[: max(1, round(share * (len(planes) - 1)))].tolist())
+    shown = [0]
+    for index in range(1, len(planes)):
+        shown.append(shown[-1] if index in lost else index)
+    return planes[shown]
+
+
+def _judder(planes: np.ndarray, times: float, rng: np.random.Generator) -> np.ndarray:
+    return planes[(np.floor(np.arange(len(planes)) / times) * times).astype(int)]
+
+
+Effect = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+#: Kind -> its effect on uint8 (T, J, W) at a strength.
+EFFECTS: dict[str, Effect] = {
+    "gaussian blur": _gaussian_blur,
+    "motion blur": _motion_blur,
+    "defocus": _defocus,
+    "white noise": _white_noise,
+    "film grain": _film_grain,
+    "overexposure": _exposed,
+    "underexposure": _exposed,
+    "low contrast": _low_contrast,
+    "colour cast": _colour_cast,
+    "oversaturation": _saturated,
+    "desaturation": _saturated,
+    "banding": _banding,
+    "freeze": _freeze,
+    "frame drops": _frame_drops,
+    "judder": _judder,
+}
+
+
+def _encoded(planes: np.ndarray, step: Step, fps: float, folder: Path) -> np.ndarray:
+    clip = folder / f"intermediate{encode.SUFFIXES[step.kind]}"
+    encode.encode_planes(planes, clip, fps, step.kind, step.strength)
+    return _read_back(ffmpeg.input(str(clip)), planes)
+
+
+def _rescaled(planes: np.ndarray, factor: float, scaler: str) -> np.ndarray:
+    height, width = planes.shape[1] * 2 // 3, planes.shape[2]
+    small = [max(32, round(side * factor / 2) * 2) for side in (width, height)]
+    source = encode.pipe_input(width, height, 25)
+    scaled = source.filter("scale", *small, flags="area").filter("scale", width, height, flags=scaler)
+    return encode.read_planes(scaled, width, height, frames=planes)
+
+
+def _lossy(planes: np.ndarray, share: float, fps: float, folder: Path, rng: np.random.Generator) -> np.ndarray:
+    """Lose slices of an H.264 stream and let the decoder conceal them, as a receiver does.
+
+    Each slice has its own lot, so that a higher share loses the same slices and more. The first frame and each
+    frame's first slice arrive: without them there would be no picture to conceal with, or a frame less.
+    """
+    stream = folder / "stream.h264"
+    encode.encode_planes(planes, stream, fps, "x264", 22, **{"x264-params": f"slices={SLICES}:keyint=250"})
+    units = encode.split_nal_units(stream.read_bytes())
+    lots = rng.random(len(units))
+    slices = [index for index, unit in enumerate(units) if encode.is_later_slice(unit)]
+    lost = {index for index in slices if lots[index] < share}
+    if slices and not lost:
+        lost = {min(slices, key=lambda index: lots[index])}
+    stream.write_bytes(b"".join(unit for index, unit in enumerate(units) if index not in lost))
+    source = ffmpeg.input(str(stream), format="h264", threads=1, err_detect="ignore_err", flags="+output_corrupt")
+    return _read_back(source, planes)
+
+
+def _read_back(source: object, planes: np.ndarray) -> np.ndarray:
+    found = encode.read_planes(source, planes.shape[2], planes.shape[1] * 2 // 3)
+    if len(found) != len(planes):
+        raise encode.EncodeError(f"{len(found)} frames came back of {len(planes)}")
+    return found
+
+
+def _shows(before: np.ndarray, after: np.ndarray) -> bool:
+    changes = [np.abs(new.astype(np.int16) - old).mean() for old, new in zip(split(before), split(after), strict=True)]
+    return max(changes) >= LEAST_CHANGE_CODES

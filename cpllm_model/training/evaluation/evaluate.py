@@ -1,0 +1,126 @@
+"""Evaluate a model on labelled videos, from the files, as a user's videos are answered.
+
+In: a model and manifests. Out: a folder with `evaluation.json` (every figure with its interval), `predictions.parquet`
+(a row a video), `pairs.parquet` (a row a compared pair) and `index.html` with its images. A video without an answer
+is a row with its reason and is counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cpllm_model.errors import DataSetError, VideoError
+from cpllm_model.metrics import Bootstrap
+from cpllm_model.predictor import QualityPredictor
+from cpllm_model.training.data.manifests import SPLITS, LabelledVideo, read_manifest
+from cpllm_model.training.evaluation.answers import LEAST_GAP, PAIRS, DataSetAnswers, answer, write_tables
+from cpllm_model.training.evaluation.metrics import FITTED_RESAMPLES, figures_of
+from cpllm_model.training.evaluation.report import write_matrix, write_report
+
+BOOTSTRAP = Bootstrap()
+
+
+def evaluate(
+    model: str,
+    data: Sequence[Path],
+    out: Path,
+    split: str = "test",
+    report: Callable[[str], None] = print,
+    bootstrap: Bootstrap = BOOTSTRAP,
+) -> dict[str, Any]:
+    """Evaluate one model and write its report.
+
+    Args:
+        model: bundled name, folder or hub id.
+        data: manifests, or folders that hold one.
+        out: folder of the report; it may be the model's own.
+        split: which contents are asked about.
+        report: takes a line of progress.
+        bootstrap: makes the intervals.
+
+    Returns:
+        the content of `evaluation.json`.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        DataSetError: a data set cannot be read, or has no video of the split.
+    """
+    data_sets = read_data_sets(data, split)
+    predictor = QualityPredictor.from_pretrained(model)
+    found = {}
+    for name, videos in data_sets.items():
+        found[name] = answer(predictor, videos, lambda line, name=name: report(f"{name}: {line}"))
+    report("computing the figures")
+    result: dict[str, Any] = {
+        "model_id": predictor.model_id,
+        "split": split,
+        "bootstrap": {
+            "unit": "content",
+            "kind": "percentile",
+            **asdict(bootstrap),
+            "most_resamples_after_logistic": FITTED_RESAMPLES,
+        },
+        "pairs_asked": {"within contents": PAIRS, "across contents": PAIRS, "least label gap": LEAST_GAP},
+        "data_sets": {
+            name: _summary(one) | figures_of(one.answers, one.pairs, bootstrap) for name, one in found.items()
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_tables(found, out)
+    return write_report(result, found, out)
+
+
+def evaluate_models(
+    models: Sequence[str],
+    data: Sequence[Path],
+    out: Path,
+    split: str = "test",
+    report: Callable[[str], None] = print,
+    bootstrap: Bootstrap = BOOTSTRAP,
+) -> list[dict[str, Any]]:
+    """Evaluate several models, each into a folder of its own below `out`, and write a page that sets them side by side.
+
+    Arguments, errors and each result are those of `evaluate`.
+    """
+    folders = [f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name)}" for number, model in enumerate(models, 1)]
+    results = [
+        evaluate(model, data, out / folder, split, report, bootstrap)
+        for model, folder in zip(models, folders, strict=True)
+    ]
+    write_matrix(results, folders, out)
+    return results
+
+
+def read_data_sets(data: Sequence[Path], split: str) -> dict[str, list[LabelledVideo]]:
+    """Read a split of each data set; a name that occurs in two places is told apart by its place.
+
+    Raises:
+        DataSetError: one cannot be read, there is no such split, or it has no video of it.
+    """
+    if split not in SPLITS:
+        raise DataSetError(f"there is no split {split!r}, only {', '.join(SPLITS)}")
+    found: dict[str, list[LabelledVideo]] = {}
+    for path in dict.fromkeys(data):
+        by_name = defaultdict(list)
+        for video in read_manifest(path, (split,)):
+            by_name[video.dataset].append(video)
+        for name, videos in by_name.items():
+            found[name if name not in found else f"{name} ({path})"] = videos
+    return found
+
+
+def _summary(found: DataSetAnswers) -> dict[str, Any]:
+    failed = Counter(one.error_type for one in found.outcomes if isinstance(one, VideoError))
+    return {
+        "videos": len(found.videos),
+        "scored": len(found.answers),
+        "failed": dict(failed.most_common()),
+        "contents": len({one.video.content_id for one in found.answers}),
+        "compared_pairs": len(found.pairs),
+        "failed_pairs": found.failed_pairs,
+    }

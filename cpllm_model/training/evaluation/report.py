@@ -1,0 +1,227 @@
+"""The report of an evaluation: `evaluation.json`, and `index.html` that people read.
+
+In: figures and answers. Out: files that open without a server or a network. Names, descriptions and messages are data:
+nothing in them can become markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cpllm_model.errors import VideoError
+from cpllm_model.metrics import Estimate
+from cpllm_model.training.evaluation.answers import Answer, DataSetAnswers
+from cpllm_model.training.evaluation.plots import draw_plots
+
+WORST_SHOWN = 8
+FAILURES_SHOWN = 20
+#: Section -> its heading and its figures: key, words.
+FIGURES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "score": ("Score", (
+        ("srcc", "SRCC"), ("krcc", "KRCC"), ("plcc", "PLCC, as they are"), ("plcc_fitted", "PLCC after the logistic"),
+        ("rmse_fitted", "RMSE after the logistic (MOS)"), ("rmse", "RMSE, as they are (MOS)"),
+        ("mae", "mean absolute error (MOS)"), ("bias", "mean of score less label (MOS)"),
+    )),
+    "same_content_pairs": ("Versions of one content", (("right", "pairs that scores put in order"),)),
+    "ladders": ("Rate ladders", (
+        ("monotone", "ladders fully in order"), ("steps_right", "adjacent rungs in order"),
+        ("smallest_step", "smallest label gap told apart (MOS)"),
+    )),
+    "levels": ("Level", (("right", "the label's level"), ("within_one", "at most one level off"))),
+    "calibration": ("Uncertainty", (
+        ("srcc_std_error", "SRCC of stated deviation and absolute error"),
+        ("plcc_std_error", "PLCC of the same"),
+    )),
+    "distortions": ("Distortions", (
+        ("mean_auc", "AUC, mean of families"), ("micro_precision", "precision, pooled"),
+        ("micro_recall", "recall, pooled"), ("micro_f1", "F1, pooled"),
+        ("macro_precision", "precision, mean of families"),
+        ("macro_recall", "recall, mean of families"), ("macro_f1", "F1, mean of families"),
+        ("exact", "videos with exactly the right names"),
+    )),
+    "text": ("Words against the other answers", (
+        ("says_level", "says the score's level"), ("says_other_level", "says another level"),
+        ("mentions_unnamed", "mentions a distortion not named"), ("omits_named", "omits a named distortion"),
+        ("contradicts", "any of the last three"),
+    )),
+}  # fmt: skip
+COMPARISONS = (
+    ("right", "right"), ("right_by_score", "the same pairs by score"), ("confidence", "mean stated confidence"),
+    ("order_gap", "gap between both orders"), ("first_bias", "leaning to the first (0: none)"),
+)  # fmt: skip
+COMPARED = {"same_content": "versions of one content", "other_content": "different contents"}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; overflow-wrap: anywhere; }
+h3 { margin: 1.6rem 0 .4rem; font-size: 1.05rem; }
+table { border-collapse: collapse; margin: .5rem 0 1rem; }
+th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top;
+  overflow-wrap: anywhere; }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.groups { display: grid; grid-template-columns: repeat(auto-fit, minmax(27rem, 1fr)); column-gap: 2rem; }
+.plots { display: flex; flex-wrap: wrap; column-gap: 2rem; margin-top: 2rem; }
+figure { margin: 0 0 2rem; } img { max-width: 100%; } figcaption, .note { color: #555; }
+"""
+
+
+def write_report(result: dict[str, Any], found: Mapping[str, DataSetAnswers], out: Path) -> dict[str, Any]:
+    """Write the JSON, the plots and the page.
+
+    Args:
+        result: the evaluation, its figures as `Estimate`s.
+        found: the answers of each of its data sets.
+        out: folder that exists.
+
+    Returns:
+        the evaluation as it stands in `evaluation.json`: an estimate is an object with value, low and high.
+    """
+    written = as_json(result)
+    (out / "evaluation.json").write_text(json.dumps(written, indent=1, allow_nan=False))
+    parts = [_summary([result], [None])]
+    for number, (name, answers) in enumerate(found.items(), 1):
+        prefix = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower())[:30].strip('_')}"
+        plots = draw_plots(answers.answers, result["data_sets"][name], out, prefix)
+        parts.append(_data_set(name, result["data_sets"][name], answers, plots))
+    (out / "index.html").write_text(_page(f"Evaluation of {result['model_id']}", parts), encoding="utf-8")
+    return written
+
+
+def write_matrix(results: Sequence[dict[str, Any]], folders: Sequence[str], out: Path) -> None:
+    """Write `evaluations.json` and a page that sets models side by side, each linked to its own report.
+
+    Args:
+        results: as `write_report` gives them.
+        folders: of the models' reports, relative to `out`.
+        out: folder that exists.
+    """
+    (out / "evaluations.json").write_text(json.dumps(list(results), indent=1, allow_nan=False))
+    page = _page("Evaluation of several models", [_summary(results, folders)])
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+def as_json(value: Any) -> Any:
+    """Give estimates as objects and undefined numbers as null."""
+    if isinstance(value, Estimate):
+        return as_json(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): as_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -> str:
+    """Give a row a model, a column a data set, each with SRCC and PLCC."""
+    names = list(dict.fromkeys(name for result in results for name in result["data_sets"]))
+    rows = []
+    for result, folder in zip(results, folders, strict=True):
+        model = _text(result["model_id"])
+        cells = [f'<a href="{_text(folder)}/index.html">{model}</a>' if folder else model]
+        for name in names:
+            score = as_json(result["data_sets"].get(name, {}).get("score"))
+            cells.append(f"{_number(score['srcc'])}<br>{_number(score['plcc'])}" if score else "no labels")
+        rows.append(cells)
+    first = results[0]
+    note = (
+        f"Split {_text(first['split'])}. SRCC above PLCC; in brackets {first['bootstrap']['confidence']:.0%} intervals "
+        f"over contents, {first['bootstrap']['resamples']} bootstrap resamples; "
+        "a share of exactly 0 or 1 has no width, as what never happened happens in no resample."
+    )
+    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names)], rows)
+
+
+def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: Sequence[tuple[Path, str]]) -> str:
+    counts = (
+        f"{figures['scored']} of {figures['videos']} videos scored, of {figures['contents']} contents; "
+        f"{figures['compared_pairs']} pairs compared, {figures['failed_pairs']} could not be."
+    )
+    groups = [
+        f"<div><h3>{heading}</h3>{_figure_table(figures[section], entries)}</div>"
+        for section, (heading, entries) in FIGURES.items()
+        if section in figures
+    ]
+    for kind, one in figures.get("comparisons", {}).items():
+        heading = f"Comparisons, {COMPARED[kind]} ({one['pairs']} pairs)"
+        groups.append(f"<div><h3>{heading}</h3>{_figure_table(one, COMPARISONS)}</div>")
+    images = "".join(
+        f'<figure><img alt="{words}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+        f"<figcaption>{words}</figcaption></figure>"
+        for path, words in plots
+    )
+    return (
+        f"<h2>{_text(name)}</h2><p>{counts}</p>{_failures(found)}"
+        f'<div class="groups">{"".join(groups)}</div><div class="plots">{images}</div>{_worst(found.answers)}'
+    )
+
+
+def _figure_table(figures: dict[str, Any], entries: Sequence[tuple[str, str]]) -> str:
+    return _table([], [[words, _number(figures[key])] for key, words in entries], numbers=True)
+
+
+def _failures(found: DataSetAnswers) -> str:
+    failed = [
+        (video.video_id, outcome)
+        for video, outcome in zip(found.videos, found.outcomes, strict=True)
+        if isinstance(outcome, VideoError)
+    ]
+    if not failed:
+        return ""
+    rows = [[_text(name), _text(error.error_type), _text(error.cause)] for name, error in failed[:FAILURES_SHOWN]]
+    more = f" The first {FAILURES_SHOWN}; predictions.parquet has all." if len(failed) > FAILURES_SHOWN else ""
+    return f"<h3>{len(failed)} videos failed</h3><p class=note>They are in no figure.{more}</p>" + _table(
+        ["video", "reason", "in words"], rows
+    )
+
+
+def _worst(answers: Sequence[Answer]) -> str:
+    rated = [(abs(one.rating.score - one.video.mos), one) for one in answers if one.video.mos is not None]
+    worst = sorted(rated, key=lambda pair: -pair[0])[:WORST_SHOWN]
+    if not worst:
+        return ""
+    rows = [
+        [f"{one.video.mos:.2f}", f"{one.rating.score:.2f}", _text(one.video.video_id), _text(one.description.text)]
+        for _, one in worst
+    ]
+    return "<h3>Farthest from their labels</h3>" + _table(["label", "score", "video", "description"], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+    """Give a table of cells that are markup already; with `numbers` the last column is of numbers."""
+    head = f"<tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>" if header else ""
+    kinds = ["", " class=number"]
+    body = "".join(
+        f"<tr>{''.join(f'<td{kinds[numbers and cell is row[-1]]}>{cell}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table>{head}{body}</table>"
+
+
+def _number(figure: Any) -> str:
+    """Give an estimate, as `Estimate` or as it stands in JSON, or a plain number, with its interval."""
+    figure = as_json(figure)
+    if not isinstance(figure, dict):
+        return "–" if figure is None else f"{figure:.2f}"
+    if figure["value"] is None:
+        return "–"
+    interval = "" if figure["low"] is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{figure['value']:.3f}{interval}"
+
+
+def _text(value: object) -> str:
+    """Give a value as text of a page: markup escaped, what cannot be printed spelled out."""
+    shown = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(value))
+    return html.escape(shown)
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
+        f"<h1>{_text(title)}</h1>{''.join(parts)}</html>\n"
+    )

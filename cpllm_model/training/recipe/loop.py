@@ -1,0 +1,383 @@
+"""Train CP-LLM: data sets and a configuration in, a model folder out.
+
+The engine is Hugging Face's Trainer on accelerate: one CPU, one GPU, or several GPUs and nodes
+(`accelerate launch -m cpllm_model.training.recipe.loop CONFIG.yaml`). A run is a list of stages; each ends with a
+saved model from which the next begins, and saves checkpoints on the way. Killed at any point and started again, a run
+goes on to the same curve. The log has one JSON line a step; TensorBoard reads the run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
+
+from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
+from cpllm_model.network.config import CPLLMConfig
+from cpllm_model.network.modeling import CPLLMForVideoQuality
+from cpllm_model.network.processing import CPLLMProcessor, train_tokenizer
+from cpllm_model.scale import DISTORTIONS
+from cpllm_model.training.data.clips import (
+    CacheSettings,
+    Clip,
+    ClipDataset,
+    ContentBatches,
+    Draw,
+    cached,
+    segment_count,
+)
+from cpllm_model.training.data.manifests import read_manifest, some_contents
+from cpllm_model.training.recipe.calibration import naming_thresholds
+from cpllm_model.training.recipe.config import Data, Stage, TrainConfig
+from cpllm_model.training.recipe.engine import JsonLog, MovingAverage, StageTrainer, Validation
+from cpllm_model.training.recipe.objectives import Collator, PixelProbe, TaskObjective
+from cpllm_model.training.recipe.validation import figures, predict
+
+#: Clips whose statistics give the mean and spread that standardise them.
+STANDARDISING_CLIPS = 2000
+#: A statistic that never varies in the data at hand is left as it is.
+LEAST_STD = 1e-3
+Report = Callable[[str], None]
+
+
+def train(config: TrainConfig, report: Report = print) -> Path:
+    """Train a model, or go on where a run was stopped.
+
+    Args:
+        config: of the run.
+        report: takes a line on what is done.
+
+    Returns:
+        the model's folder.
+
+    Raises:
+        DataSetError, ConfigurationError, CheckpointError: what the run needs is not there or wrong.
+        TrainingError: a loss is not finite, or the folder holds a run of another configuration.
+    """
+    _claim(config)
+    set_seed(config.seed)
+    model_folder = config.out / "model"
+    if (model_folder / "config.json").exists():
+        report(f"{model_folder} is trained already")
+        return model_folder
+    newest = _start(config)
+    model, processor = load(newest)
+    cache = CacheSettings(
+        model.config.sampling_settings, config.cache.segments, config.cache.margin_px, config.cache.views
+    )
+    clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
+    if not clips:
+        raise DataSetError(f"no video to train on in {', '.join(str(data.path) for data in config.data)}")
+    if newest.name == "start" and config.model == "tiny" and not config.pixel_encoder:
+        _standardise(model, clips)
+    for stage in config.stages:
+        folder = config.out / "stages" / stage.name
+        if (folder / "model" / "config.json").exists():
+            continue
+        report(f"stage {stage.name}: {stage.steps} steps")
+        StageRun(config, stage, cache, model, processor, clips, held_out).run()
+        _save(model, processor, folder / "model")
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    model.config.naming_thresholds = _thresholds(config, cache, model, processor, held_out)
+    _save(model, processor, model_folder)
+    return model_folder
+
+
+class StageRun:
+    """One stage of a run; it changes the model in place.
+
+    Args:
+        config: of the run.
+        stage: which.
+        cache: what is kept of clips.
+        model, processor: to train.
+        clips, held_out: training and validation clips.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        stage: Stage,
+        cache: CacheSettings,
+        model: CPLLMForVideoQuality,
+        processor: CPLLMProcessor,
+        clips: list[Clip],
+        held_out: list[Clip],
+    ) -> None:
+        self.config, self.stage, self.cache = config, stage, cache
+        self.model, self.processor, self.clips, self.held_out = model, processor, clips, held_out
+        self.folder = config.out / "stages" / stage.name
+        if stage.lora:
+            _adapt(model, stage)
+        self.frozen_pixels = stage.objective == "tasks" and "pixel_encoder" not in stage.learns
+        self.objective: Any = (
+            PixelProbe(model, processor, fragments=stage.fragments != 0)
+            if stage.objective == "probe"
+            else TaskObjective(model, processor, config.tasks, stage.learns)
+        )
+        if stage.lora:
+            for name, parameter in model.language_model.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+
+    def run(self) -> None:
+        """Train to the end of the stage, from its newest checkpoint if there is one."""
+        stage, seed = self.stage, self.config.seed + 1000 * self.config.stages.index(self.stage)
+        grid = self.cache.sampling.fragment_grid
+        batches = ContentBatches(
+            self.clips,
+            _weights(self.config.data),
+            contents=stage.contents,
+            versions=stage.versions,
+            segments=stage.segments,
+            # What a frozen encoder saw of a view was seen of all its fragments.
+            fragments=grid if self.frozen_pixels or stage.fragments is None else stage.fragments,
+            views=self.cache.views,
+            count=stage.steps * stage.accumulate * _processes(),
+            seed=seed,
+        )
+        hidden = self._see_frozen(self.clips) if self.frozen_pixels else None
+        trainer = StageTrainer(
+            batches=batches,
+            dataset=ClipDataset(self.clips, self.cache, pixels=self.objective.pixels and not self.frozen_pixels),
+            workers=self.config.workers,
+            stage=stage,
+            model=self.objective,
+            args=self._arguments(seed),
+            data_collator=Collator(self.clips, self.processor, hidden),
+        )
+        # Standard output is for answers; every step is a line of the log.
+        trainer.remove_callback(PrinterCallback)
+        log = self.config.out / "train_log.jsonl"
+        trainer.add_callback(JsonLog(log, stage.name))
+        trainer.add_callback(Validation(self.validate, stage, log))
+        if stage.ema:
+            trainer.add_callback(MovingAverage(self.objective, stage.ema))
+        checkpoints = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+        whole = [path for path in checkpoints if (path / "trainer_state.json").exists()]
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        if stage.lora:
+            merged: Any = self.model.language_model
+            self.model.language_model = merged.merge_and_unload()
+        self.model.requires_grad_(True)
+
+    def validate(self) -> dict[str, float]:
+        """Give figures on the held-out contents, by the objective's own answers."""
+        found = predict(self.objective, self.held_out, self.cache, self.processor)
+        return figures([clip.video for clip in self.held_out], *found)
+
+    def _see_frozen(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Run the frozen pixel encoder over every view of every clip; float16 (clips, N, V, R, E)."""
+        segments, views = self.cache.segments, self.cache.views
+        found: np.ndarray | None = None
+        self.model.eval()
+        dataset = ClipDataset(clips, self.cache, pixels=True)
+        draws = [
+            Draw(index, tuple(range(n)), (view,) * n, None, self.cache.sampling.fragment_grid)
+            for index, clip in enumerate(clips)
+            for view in range(views)
+            for n in [segment_count(clip)]
+        ]
+        device = _device()
+        self.model.to(device)  # pyright: ignore[reportArgumentType] (transformers wraps nn.Module.to)
+        loader = DataLoader(
+            dataset, batch_sampler=[[d] for d in draws], collate_fn=_first, num_workers=self.config.workers
+        )  # pyright: ignore[reportArgumentType]
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.stage.bf16):
+            for draw, arrays in loader:
+                bursts = self.processor.pixel_values(torch.from_numpy(arrays["bursts"]).to(device))
+                known = torch.from_numpy(arrays["statistics"]).to(device)
+                seen = self.model.see_pixels(bursts, known).half().cpu().numpy()
+                if found is None:
+                    found = np.zeros((len(clips), segments, views, *seen.shape[1:]), np.float16)
+                found[draw.clip, : len(seen), draw.views[0]] = seen
+        if found is None:
+            raise DataSetError("there is no clip to train on")
+        return found
+
+    def _arguments(self, seed: int) -> TrainingArguments:
+        stage = self.stage
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.config.out / "tensorboard" / stage.name)
+        return TrainingArguments(
+            output_dir=str(self.folder),
+            max_steps=stage.steps,
+            per_device_train_batch_size=1,  # batches are the sampler's
+            gradient_accumulation_steps=stage.accumulate,
+            learning_rate=stage.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=stage.warmup_steps,
+            weight_decay=stage.weight_decay,
+            max_grad_norm=stage.max_gradient_norm,
+            bf16=stage.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            activation_checkpointing=stage.gradient_checkpointing,
+            save_steps=stage.save_every,
+            save_total_limit=2,
+            logging_steps=1,
+            report_to=["tensorboard"],
+            disable_tqdm=not sys.stderr.isatty(),
+            remove_unused_columns=False,
+            seed=seed,
+            data_seed=seed,
+            ddp_find_unused_parameters=True,
+        )
+
+
+def _claim(config: TrainConfig) -> None:
+    """Take a folder for a run, or find the same run there."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    path, text = config.out / "run.json", config.to_json()
+    if path.exists() and path.read_text() != text:
+        raise TrainingError(f"{config.out} holds a run of another configuration; give another folder, or remove it")
+    path.write_text(text)
+
+
+def _start(config: TrainConfig) -> Path:
+    """Give the newest whole model of a run; make the first one."""
+    done = [config.out / "stages" / stage.name / "model" for stage in config.stages]
+    found = [folder for folder in done if (folder / "config.json").exists()]
+    start = config.out / "start"
+    if found or (start / "config.json").exists():
+        return found[-1] if found else start
+    if config.model != "tiny":
+        if not (Path(config.model) / "config.json").exists():
+            raise ConfigurationError(f"model {config.model!r} is neither tiny nor a model folder")
+        _save(*load(Path(config.model)), start)
+        return start
+    tokenizer = _tokenizer(config)
+    model_config: Any = _overridden(CPLLMConfig.tiny(vocab_size=len(tokenizer)), config.model_overrides)
+    torch.manual_seed(config.seed)
+    model = CPLLMForVideoQuality(model_config)
+    slots = model_config.sampling_settings.context_frames * model_config.context_tokens
+    pixel_input = "yuv" if model_config.pixel_config.model_type == "cpllm_pixel" else "rgb"
+    processor = CPLLMProcessor(tokenizer, slots, model_config.pixel_tokens, pixel_input)
+    if config.pixel_encoder:
+        trained, _ = load(config.pixel_encoder)
+        model.pixel_encoder.load_state_dict(trained.pixel_encoder.state_dict())
+    _save(model, processor, start)
+    return start
+
+
+def _overridden(config: CPLLMConfig, overrides: dict[str, Any]) -> CPLLMConfig:
+    values = config.to_dict()
+    for name, value in overrides.items():
+        if name not in values:
+            raise ConfigurationError(f"model_overrides.{name} is no field of a model's configuration")
+        replaced = isinstance(value, dict) and "model_type" not in value
+        values[name] = values[name] | value if replaced else value
+    return CPLLMConfig.from_dict(values)
+
+
+def _tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
+    videos = [video for data in config.data for video in read_manifest(data.path) if video.split == "train"]
+    words = [video.description for video in videos if video.description]
+    words += [text for video in videos for turn in video.dialogue for text in turn]
+    return train_tokenizer(words)
+
+
+def _clips(config: TrainConfig, split: str, cache: CacheSettings, report: Report) -> Iterator[Clip]:
+    """Give the cached clips of a split of every data set, of which some may have none."""
+    for data in config.data:
+        videos = [video for video in read_manifest(data.path) if video.split == split]
+        if config.max_contents and split == "train":
+            videos = some_contents(videos, config.max_contents)
+        if videos:
+            yield from cached(videos, config.cache.folder, cache, config.cache.max_gib, report)
+
+
+def _weights(data: Iterable[Data]) -> dict[str, float]:
+    """Give the weight of each data set by its name in the manifests."""
+    return {video.dataset: one.weight for one in data for video in read_manifest(one.path)}
+
+
+def _standardise(model: CPLLMForVideoQuality, clips: Sequence[Clip]) -> None:
+    """Fit the mean and spread of the pixel encoder's statistics to the training data."""
+    encoder: Any = model.pixel_encoder
+    if not getattr(encoder.config, "statistics", False):
+        return
+    found = []
+    for clip in clips[:: max(1, len(clips) // STANDARDISING_CLIPS)]:
+        with safe_open(clip.path, "numpy") as file:
+            found.append(file.get_tensor("statistics").reshape(-1, len(encoder.statistics_mean)))
+    values = torch.from_numpy(np.concatenate(found))
+    # Of heavy tails, so by quantiles: half of the distance between the 16th and the 84th percentile.
+    low, middle, high = values.quantile(torch.tensor([0.16, 0.5, 0.84]), 0)
+    std = torch.maximum((high - low) / 2, 0.3 * values.std(0))
+    encoder.statistics_mean.copy_(middle)
+    encoder.statistics_std.copy_(torch.where(std > LEAST_STD, std, torch.ones_like(std)))
+
+
+def _adapt(model: CPLLMForVideoQuality, stage: Stage) -> None:
+    """Put low-rank adapters on the decoder."""
+    from peft import LoraConfig, get_peft_model
+
+    assert stage.lora
+    targets = stage.lora.target_modules
+    lora = LoraConfig(
+        r=stage.lora.rank,
+        lora_alpha=stage.lora.alpha,
+        lora_dropout=stage.lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    model.language_model = get_peft_model(model.language_model, lora)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _thresholds(
+    config: TrainConfig,
+    cache: CacheSettings,
+    model: CPLLMForVideoQuality,
+    processor: CPLLMProcessor,
+    held_out: Sequence[Clip],
+) -> dict[str, float] | None:
+    """Fit from which probability each distortion is named, on the validation contents."""
+    known = [clip for clip in held_out if clip.video.severities is not None]
+    if not known:
+        return None
+    objective = TaskObjective(model, processor, config.tasks, ())
+    _, probabilities = predict(objective, known, cache, processor)
+    severities = np.array([[(clip.video.severities or {})[name] for name in DISTORTIONS] for clip in known])
+    return naming_thresholds(probabilities, severities)
+
+
+def load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:
+    """Load a model folder of this machine's own making."""
+    model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return model, CPLLMProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path) -> None:
+    """Write a model folder, whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    processor.save_pretrained(unfinished)
+    unfinished.replace(folder)
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device() -> torch.device:
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def _first(read: Sequence[Any]) -> Any:
+    return read[0]
+
+
+if __name__ == "__main__":
+    train(TrainConfig.from_yaml(Path(sys.argv[1])))

@@ -1,0 +1,173 @@
+"""Rows of every table: what is taken, what is refused."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cpllm_dagster.lake.schemas import KEYS, SCHEMAS, validate
+from cpllm_model.errors import LakeError
+
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.UTC)
+
+ROWS: dict[str, dict[str, Any]] = {
+    "catalog": {
+        "video_id": "a1",
+        "uri": "s3://b/k",
+        "etag": "e",
+        "size_bytes": 12,
+        "last_modified": NOW,
+        "duration_s": 1.5,
+        "width_px": 640,
+        "height_px": 360,
+        "fps": 29.97,
+        "codec": "h264",
+        "pixel_format": "yuv420p",
+        "rotation_deg": 90,
+        "bit_rate_bps": 1000,
+        "status": "ok",
+        "error_type": None,
+        "error_message": None,
+    },
+    "scores": {
+        "video_id": "a1",
+        "uri": "s3://b/k",
+        "etag": "e",
+        "model_id": "m",
+        "score": 3.5,
+        "score_std": 0.25,
+        "level": "fair",
+        "level_probabilities": [0.0, 0.1, 0.5, 0.3, 0.1],
+        "segment_start_s": (0.0, 1.0),
+        "segment_score": np.array([3.0, 4.0]),
+        "sampling_plan": "keyframe",
+        "damaged_frames": 2,
+        "status": "ok",
+        "error_type": None,
+        "error_message": None,
+        "decode_s": 0.5,
+        "inference_s": 0.25,
+        "scored_at": NOW,
+        "run_id": "r",
+    },
+    "descriptions": {
+        "video_id": "a1",
+        "etag": "e",
+        "model_id": "m",
+        "description": "A <b>clip</b>; DROP TABLE scores",
+        "distortions": [{"name": "blur", "severity": 2.0, "probability": 0.75, "named": True}],
+    },
+    "features": {
+        "video_id": "a1",
+        "etag": "e",
+        "model_id": "m",
+        "segment_start_s": [0.0],
+        "tokens": np.zeros((1, 2, 3), np.float16).tobytes(),
+        "tokens_shape": [1, 2, 3],
+    },
+    "comparisons": {
+        "video_id_a": "a1",
+        "video_id_b": "b2",
+        "etag_a": "e",
+        "etag_b": "f",
+        "model_id": "m",
+        "probability_a_better": 0.75,
+        "order_gap": 0.125,
+    },
+    "rankings": {
+        "video_id": "a1",
+        "model_id": "m",
+        "rank": 1,
+        "percentile": 100.0,
+        "strength": -0.5,
+        "strength_se": 0.25,
+        "comparisons": 7,
+    },
+}
+FAILED = {"status": "failed", "error_type": "empty_file", "score": None}
+
+
+@pytest.mark.parametrize("table_name", SCHEMAS)
+def test_good_rows_pass(table_name: str) -> None:
+    table = validate(table_name, [ROWS[table_name]])
+    assert table.schema == SCHEMAS[table_name]
+    row = table.to_pylist()[0]
+    assert row == {
+        name: list(value) if isinstance(value, (tuple, np.ndarray)) else value
+        for name, value in ROWS[table_name].items()
+    }
+    assert validate(table_name, table).equals(table)
+    assert len(validate(table_name, [])) == 0
+
+
+def test_rows_are_sorted_by_key_into_one_chunk() -> None:
+    rows = [ROWS["rankings"] | {"video_id": name} for name in "dbca"]
+    chunked = pa.concat_tables([validate("rankings", rows[:2]), validate("rankings", rows[2:])])
+    for given in (rows, rows[::-1], chunked):
+        table = validate("rankings", given)
+        assert table["video_id"].to_pylist() == list("abcd")
+        assert table["video_id"].num_chunks == 1
+
+
+def test_nullable_columns_may_be_left_out() -> None:
+    required = {name: value for name, value in ROWS["catalog"].items() if name not in ("fps", "error_type")}
+    assert validate("catalog", [required])["fps"].to_pylist() == [None]
+    table = validate("catalog", [ROWS["catalog"]]).drop_columns(["codec"])
+    assert validate("catalog", table)["codec"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("table_name", "change", "message"),
+    [
+        ("scores", {"score": math.nan}, "scores.score: 1 numbers are not finite within 1.0..5.0: nan"),
+        ("scores", {"score": 5.0001}, "within 1.0..5.0: 5.0001"),
+        ("scores", {"segment_score": [3.0, 0.5]}, "scores.segment_score"),
+        ("scores", {"segment_start_s": [math.inf]}, "scores.segment_start_s"),
+        ("scores", {"level_probabilities": [1.5]}, "within 0.0..1.0"),
+        ("scores", {"score": None}, "'ok' row has no score"),
+        ("scores", {"error_type": "x"}, "'ok' row has an error_type"),
+        ("scores", {"status": "failed", "error_type": "x"}, "'failed' row has one"),
+        ("scores", FAILED | {"error_type": None}, "'failed' row has none"),
+        ("scores", {"status": "done"}, "neither 'ok' nor 'failed'"),
+        ("scores", {"etag": None}, "scores.etag: 1 of 1 values are missing"),
+        ("scores", {"scored_at": "yesterday"}, "does not fit"),
+        ("scores", {"uri": "\ud800"}, "does not fit"),
+        ("scores", {"colour": 1}, "no column is named 'colour'"),
+        ("catalog", {"size_bytes": 2**70}, "does not fit"),
+        ("comparisons", {"video_id_b": "a1"}, "compared with itself"),
+        ("comparisons", {"probability_a_better": -0.1}, "comparisons.probability_a_better"),
+        ("descriptions", {"distortions": [{"name": "x", "severity": math.nan}]}, "descriptions.distortions"),
+        ("rankings", {"percentile": 101.0}, "within 0.0..100.0"),
+        ("nothing", {}, "no table is named 'nothing'; the tables are catalog, scores"),
+    ],
+)
+def test_bad_rows_are_refused(table_name: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(LakeError, match=re.escape(message)):
+        validate(table_name, [ROWS.get(table_name, {}) | change])
+
+
+@pytest.mark.parametrize("table_name", SCHEMAS)
+def test_a_key_twice_is_refused(table_name: str) -> None:
+    with pytest.raises(LakeError, match=r"1 keys stand twice or more, the first .*'a1'"):
+        validate(table_name, [ROWS[table_name], ROWS[table_name]])
+    assert set(KEYS[table_name]) <= set(SCHEMAS[table_name].names)
+
+
+def test_a_pair_in_both_orders_is_one_pair() -> None:
+    turned = ROWS["comparisons"] | {"video_id_a": "b2", "video_id_b": "a1"}
+    with pytest.raises(LakeError, match="stand twice"):
+        validate("comparisons", [ROWS["comparisons"], turned])
+    others = [ROWS["comparisons"] | {"video_id_b": name} for name in ("b2", "b3")]
+    assert len(validate("comparisons", others)) == 2
+
+
+def test_failed_rows_pass() -> None:
+    validate("scores", [ROWS["scores"] | FAILED])
+    failed = {"status": "failed", "error_type": "not_a_video", "error_message": "text"}
+    validate("catalog", [ROWS["catalog"] | failed | {"fps": None}])

@@ -1,0 +1,58 @@
+"""Statistics of bursts: what is done to pixels moves the number that is meant to show it."""
+
+import numpy as np
+import pytest
+import torch
+
+from cpllm_model.network.statistics import _comb, _histogram, burst_statistics, statistics_width
+from cpllm_model.training.data.degradation import apply, split
+from cpllm_model.training.data.distortions import KINDS, Place, Step
+from cpllm_model.training.data.encode import rgb_to_planes
+from cpllm_model.training.data.scenes import render_scene
+
+FRAGMENTS = 4
+
+
+@pytest.fixture(scope="module")
+def pristine():
+    return rgb_to_planes(render_scene(11, 320, 240, 8))
+
+
+def bursts(planes_TJW):
+    """One burst of 2 x 2 fragments, float (4, 8, 3, 96, 96)."""
+    luma, *chroma = split(planes_TJW)
+    frames = np.stack([luma, *(plane.repeat(2, 1).repeat(2, 2) for plane in chroma)], 1)
+    cut = [frames[:, :, y : y + 96, x : x + 96] for y in (20, 130) for x in (30, 200)]
+    return torch.from_numpy(np.stack(cut)).float()
+
+
+def test_there_is_one_finite_vector_a_burst(pristine):
+    both = torch.cat([bursts(pristine), torch.full((FRAGMENTS, 8, 3, 96, 96), 128.0)])
+    found = burst_statistics(both, FRAGMENTS)
+    assert found.shape == (2, statistics_width(8)) and found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+def test_bursts_do_not_see_each_other(pristine):
+    one, other = bursts(pristine), bursts(pristine[::-1])
+    together = burst_statistics(torch.cat([one, other]), FRAGMENTS)
+    torch.testing.assert_close(together[1:], burst_statistics(other, FRAGMENTS), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.place is not Place.ENCODE])
+def test_every_distortion_moves_some_statistic_in_order_of_severity(kind, pristine, tmp_path):
+    steps = [apply(pristine, Step(kind, severity, 2), 25, tmp_path) for severity in (1, 3, 5)]
+    found = torch.cat([burst_statistics(bursts(planes), FRAGMENTS) for planes in (pristine, *steps)])
+    moves = found.diff(dim=0)
+    ordered = ((moves > 1e-3).all(0) | (moves < -1e-3).all(0)).sum()
+    assert ordered >= (1 if KINDS[kind].family in ("stutter", "packet loss") else 5)
+
+
+def test_a_comb_in_the_histogram_is_found():
+    rng = np.random.default_rng(0)
+    smooth = torch.from_numpy(rng.normal(120, 30, (1, 96, 96)).round().clip(0, 255)).float()
+    banded = (smooth / 12).round() * 12
+    combs = [_comb(_histogram(plane)) for plane in (smooth, banded)]
+    band = 4 + 2 + 4  # after the lags and the used codes: 21-27 cycles, where 256 / 12 lies
+    assert combs[1][0, band] > combs[0][0, band] + 1
+    assert combs[1][0, 4] < combs[0][0, 4] / 5  # far fewer codes are used

@@ -1,0 +1,357 @@
+"""Training: losses, batches, the cache, stages that resume to the same curve, and that a short training learns."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cpllm_model.decoding.sampling import SamplingSettings
+from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
+from cpllm_model.predictor import QualityPredictor
+from cpllm_model.scale import DISTORTIONS
+from cpllm_model.training.data.clips import CacheSettings, ContentBatches, Draw, cached, read
+from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
+from cpllm_model.training.data.distortions import KINDS
+from cpllm_model.training.data.encode import encode_planes, rgb_to_planes, write_video
+from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, write_manifest
+from cpllm_model.training.data.scenes import render_scene
+from cpllm_model.training.recipe import loop
+from cpllm_model.training.recipe.calibration import naming_thresholds
+from cpllm_model.training.recipe.config import Data, Lora, TrainConfig
+from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
+
+SAMPLING = SamplingSettings(
+    segments=4, context_frames=2, context_size_px=112, burst_frames=8, fragment_grid=3, fragment_px=96
+)
+SETTINGS = CacheSettings(SAMPLING, segments=2, margin_px=16, views=2)
+RATES = {18: 4.8, 30: 4.0, 38: 3.0, 46: 1.8}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Two contents for training and one for validation, four x264 rates of each, with every kind of label."""
+    folder = tmp_path_factory.mktemp("labelled")
+    videos = []
+    for seed, split in ((0, "train"), (1, "train"), (2, "validation")):
+        planes = rgb_to_planes(render_scene(seed, 320, 180, 16))
+        for crf, mos in RATES.items():
+            clip = encode_planes(planes, folder / f"{seed}-{crf}.mp4", 25, "x264", crf)
+            severities = dict.fromkeys(DISTORTIONS, 0.0) | {"compression": (crf - 18) / 6}
+            videos.append(
+                LabelledVideo(clip.stem, f"scene{seed}", "test", split, clip.name, mos, severities,
+                              "This video looks fine.", dialogue=(("Is it sharp?", "It is."),))
+            )  # fmt: skip
+    return write_manifest(videos, folder / "manifest.parquet")
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    """A cache that all runs share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def configuration(manifest, cache_folder, out, **changes) -> TrainConfig:
+    """A run of two short stages."""
+    values = {
+        "out": str(out),
+        "data": [{"path": str(manifest)}],
+        "cache": {"folder": str(cache_folder)},
+        "workers": 0,
+        "model_overrides": {"pixel_config": {"fragment_tokens": 3}, "pixel_tokens": 4},  # all that can learn
+        "stages": [
+            {"name": "pixel", "objective": "probe", "learns": ["pixel_encoder"], "steps": 4, "contents": 2,
+             "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5, "save_every": 2},
+            {"name": "tasks", "learns": ["context_encoder", "projectors", "decoder"], "steps": 4, "contents": 2,
+             "versions": 2, "segments": [1, 2], "warmup_steps": 1, "save_every": 2},
+        ],
+    } | changes  # fmt: skip
+    path = Path(out).with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(values))
+    return TrainConfig.from_yaml(path)
+
+
+def losses(out: Path) -> list[tuple[str, int, float]]:
+    """The curve of a run."""
+    lines = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
+    return [(line["stage"], line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def trained(manifest, cache_folder, tmp_path_factory):
+    """A whole run."""
+    config = configuration(manifest, cache_folder, tmp_path_factory.mktemp("run") / "whole")
+    return config, loop.train(config, report=lambda line: None)
+
+
+def test_a_run_gives_a_model_that_answers(trained, ladders):
+    config, folder = trained
+    predictor = QualityPredictor.from_pretrained(str(folder))
+    (tokens,) = predictor.look(ladders[0][:1])
+    assert not isinstance(tokens, Exception)
+    assert 1 <= predictor.rate([tokens])[0].score <= 5
+    assert {one.name for one in predictor.describe_tokens([tokens])[0].distortions} == set(DISTORTIONS)
+    assert set(predictor.model.config.naming_thresholds) == set(DISTORTIONS)
+    assert [step for _, step, _ in losses(config.out)] == [1, 2, 3, 4] * 2
+    assert list((config.out / "tensorboard").rglob("events*"))
+    assert not list((config.out / "stages").rglob("checkpoint-*"))  # a finished stage keeps its model alone
+
+
+def test_a_finished_run_is_not_trained_again(trained, monkeypatch):
+    config, folder = trained
+    monkeypatch.setattr(loop, "StageRun", lambda *_: pytest.fail("it was trained again"))
+    assert loop.train(config, report=lambda line: None) == folder
+
+
+def test_a_folder_belongs_to_one_configuration(trained):
+    config, _ = trained
+    with pytest.raises(TrainingError, match="another configuration"):
+        loop.train(dataclasses.replace(config, seed=1))
+
+
+def test_a_killed_run_resumes_to_the_same_curve_and_weights(trained, manifest, cache_folder, tmp_path):
+    whole, folder = trained
+    config = configuration(manifest, cache_folder, tmp_path / "killed")
+    command = [sys.executable, "-m", "cpllm_model.training.recipe.loop", str(tmp_path / "killed.yaml")]
+    for stage, step in (("pixel", 3), ("tasks", 3)):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        log = config.out / "train_log.jsonl"
+        deadline = time.monotonic() + 200
+        while not (log.exists() and any(one[:2] == (stage, step) for one in losses(config.out))):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    again = loop.train(config, report=lambda line: None)
+    assert losses(config.out) == losses(whole.out)
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(manifest, cache_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("cpllm_model.training.recipe.objectives.linearity_loss", lambda *_: torch.tensor(float("nan")))
+    config = configuration(manifest, cache_folder, tmp_path / "nan")
+    with pytest.raises(TrainingError, match=r"step 0 on the batch [01]-\d\d, [01]-\d\d"):
+        loop.train(config, report=lambda line: None)
+
+
+def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_path):
+    stage = {"name": "lora", "learns": ["projectors"], "steps": 2, "contents": 2, "versions": 2, "warmup_steps": 0,
+             "lora": dataclasses.asdict(Lora(rank=2, alpha=4, dropout=0.0)), "gradient_checkpointing": True,
+             "accumulate": 2}  # fmt: skip
+    config = configuration(manifest, cache_folder, tmp_path / "lora", stages=[stage])
+    folder = loop.train(config, report=lambda line: None)
+    before, after = (dict(loop.load(config.out / name)[0].named_parameters()) for name in ("start", "model"))
+    assert before.keys() == after.keys() and folder == config.out / "model"
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
+    assert torch.equal(before["pixel_encoder.layers.0.0.weight"], after["pixel_encoder.layers.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stages": [{"name": "x", "steps": 0}]}, r"stages\.0\.steps"),
+        ({"learning_rat": 1}, r"learning_rat: Unexpected"),
+        ({"model": "no/such/model"}, "neither tiny nor a model folder"),
+        ({"model_overrides": {"sizes": 1}}, r"model_overrides\.sizes"),
+        ({"cache": {"folder": "x", "max_gib": 0.001}}, r"GiB of cache"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence(changes, words, manifest, cache_folder, tmp_path):
+    with pytest.raises((ConfigurationError, DataSetError), match=words):
+        loop.train(configuration(manifest, cache_folder, tmp_path / "wrong", **changes))
+
+
+def test_a_configuration_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"none\.yaml cannot be read"):
+        TrainConfig.from_yaml(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigurationError, match=r"bad\.yaml is no YAML"):
+        TrainConfig.from_yaml(tmp_path / "bad.yaml")
+
+
+def test_the_configuration_of_tiny_is_valid():
+    config = TrainConfig.from_yaml(Path(__file__).parents[4] / "configs" / "tiny.yaml")
+    assert config.model == "tiny" and config.stages[0].objective == "probe"
+
+
+def test_videos_that_cannot_be_read_are_reported_and_counted(tmp_path):
+    good = write_video(render_scene(0, 192, 144, 16), tmp_path / "good.mp4")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    videos = [
+        LabelledVideo(name, name, "d", "train", str(tmp_path / f"{name}.mp4"), 3.0) for name in ("good", "bad", "gone")
+    ]
+    lines = []
+    clips = cached(videos, tmp_path / "cache", SETTINGS, 1.0, lines.append, processes=1)
+    assert [clip.video.file for clip in clips] == [str(good)]
+    text = "\n".join(lines)
+    assert "bad.mp4" in text and "gone.mp4" in text and "2 of 3 videos are left out" in text
+    with pytest.raises(DataSetError, match="none of 2 videos"):
+        cached(videos[1:], tmp_path / "cache", SETTINGS, 1.0, lines.append, processes=1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """One cached clip, and its file."""
+    folder = tmp_path_factory.mktemp("clip")
+    path = write_video(render_scene(3, 426, 240, 20), folder / "clip.mp4", crf=24)
+    (found,) = cached([LabelledVideo("v", "v", "d", "train", str(path), 3.0)], folder, SETTINGS, 1.0, processes=1)
+    return found
+
+
+def test_the_first_view_is_what_inference_sees(clip):
+    from cpllm_model.decoding.video import decode
+    from cpllm_model.network.statistics import burst_statistics
+
+    found = read(clip, Draw(0, (0, 1), (0, 0), None, 3), SETTINGS)
+    with Path(clip.video.file).open("rb") as file:
+        samples = decode(file, "clip", dataclasses.replace(SAMPLING, segments=2))
+    assert np.array_equal(found["context"], samples.context_NMCHW)
+    assert found["bursts"].shape == samples.bursts_NTCHW.shape
+    # Places agree to the two pixels that even origins allow.
+    cells = [mosaics[0, 0, 0, 96:192, 96:192].astype(int) for mosaics in (found["bursts"], samples.bursts_NTCHW)]
+    gaps = [np.abs(cells[0][2:-2, 2:-2] - np.roll(cells[1], (y, x), (0, 1))[2:-2, 2:-2]).mean()
+            for y in (-2, 0, 2) for x in (-2, 0, 2)]  # fmt: skip
+    assert min(gaps) == 0
+    cells = found["bursts"].reshape(2, 8, 3, 3, 96, 3, 96).transpose(0, 3, 5, 1, 2, 4, 6).reshape(18, 8, 3, 96, 96)
+    known = burst_statistics(torch.from_numpy(cells), 9).numpy()
+    assert np.allclose(found["statistics"], known, atol=1e-4)
+
+
+def test_a_draw_is_cut_the_same_again_and_another_elsewhere(clip):
+    draws = [Draw(0, (1,), (1,), *rest) for rest in ((5, 2), (5, 2), (6, 2), (5, 2, 1), (5, 2, 4, 1))]
+    first, again, other, mirrored, swapped = (read(clip, draw, SETTINGS)["bursts"] for draw in draws)
+    assert first.shape == (1, 8, 3, 192, 192)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(first, mirrored[..., ::-1])
+    assert np.array_equal(first[:, :, [0, 2, 1]], swapped.swapaxes(-1, -2))
+    opposite = read(clip, Draw(0, (1,), (1,), 5, 2, 0, 2), SETTINGS)["bursts"].astype(int)
+    assert np.array_equal(opposite[:, :, 1] - 128, 128 - first[:, :, 1].astype(int))
+
+
+def test_batches_are_functions_of_the_seed_and_hold_whole_contents(clip):
+    clips = [
+        dataclasses.replace(clip, video=dataclasses.replace(clip.video, video_id=f"{c}.{v}", content_id=f"{c}"))
+        for c in range(6)
+        for v in range(5 if c else 1)
+    ]
+
+    def batches(seed):
+        return ContentBatches(clips, {"d": 1.0}, contents=3, versions=4, segments=(1, 2), fragments=2, views=2,
+                              count=8, seed=seed)  # fmt: skip
+
+    assert list(batches(0)) == list(batches(0)) and list(batches(0)) != list(batches(1))
+    for number, batch in enumerate(batches(0)):
+        assert batch == batches(0).batch(number) and len(batch) == 12
+        assert len({len(draw.segments) for draw in batch}) == 1
+        counts = [sum(clips[draw.clip].video.content_id == str(c) for draw in batch) for c in range(6)]
+        assert max(counts) == 4 and len({draw.clip for draw in batch}) == 12
+
+
+def test_soft_labels_have_the_value_as_their_mean():
+    values = torch.tensor([1.0, 1.3, 3.5, 4.99, 5.0])
+    labels = soft_labels(values, 1, 5)
+    torch.testing.assert_close(labels @ torch.arange(1.0, 6), values)
+    assert torch.allclose(labels.sum(1), torch.ones(5)) and ((labels > 0).sum(1) <= 2).all()
+
+
+def test_losses_vanish_when_right_and_pull_towards_it():
+    truth = torch.tensor([1.0, 2.0, 4.0, 5.0])
+    same = torch.ones(4, 4, dtype=torch.bool)
+    assert linearity_loss(truth * 2 + 1, truth) < 0.02 and linearity_loss(-truth, truth) > 0.98
+    assert linearity_loss(torch.ones(4), truth) == pytest.approx(0.5)
+    assert rank_loss(truth, truth, same) == 0
+    assert rank_loss(truth, truth, torch.zeros(4, 4, dtype=torch.bool)) == 0
+    predicted = torch.zeros(4, requires_grad=True)
+    rank_loss(predicted, truth, same).backward()
+    assert predicted.grad is not None and predicted.grad[0] > 0 > predicted.grad[3]
+    logits = torch.zeros(1, 5, requires_grad=True)
+    soft_cross_entropy(logits, soft_labels(torch.tensor([4.0]), 1, 5)).sum().backward()
+    assert logits.grad is not None and logits.grad[0].argmin() == 3
+
+
+@pytest.mark.parametrize("loss", ["linearity", "rank"])
+def test_gradients_of_the_losses_are_the_differences_they_make(loss):
+    torch.manual_seed(0)
+    predicted = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    truth, same = torch.rand(6, dtype=torch.float64) * 4 + 1, torch.ones(6, 6, dtype=torch.bool)
+    function = (lambda x: linearity_loss(x, truth)) if loss == "linearity" else lambda x: rank_loss(x, truth, same)
+    assert torch.autograd.gradcheck(function, (predicted,))
+
+
+def test_the_linearity_loss_of_constant_scores_has_a_bounded_gradient():
+    predicted = (torch.full((8,), 3.0) + 1e-6 * torch.randn(8)).requires_grad_()
+    linearity_loss(predicted, torch.arange(8.0)).backward()
+    assert predicted.grad is not None and predicted.grad.norm() < 20
+
+
+def test_preference_is_antisymmetric_and_grows_with_the_gap():
+    a, b = torch.tensor([4.0, 3.1, 3.0]), torch.tensor([2.0, 3.0, 3.0])
+    torch.testing.assert_close(preference(a, b) + preference(b, a), torch.ones(3))
+    assert preference(a, b)[0] > 0.99 > preference(a, b)[1] > 0.5 == preference(a, b)[2]
+
+
+def test_thresholds_name_rare_distortions_at_their_own_level():
+    rng = np.random.default_rng(0)
+    severities = np.where(rng.random((400, len(DISTORTIONS))) < 0.05, 2.0, 0.0)
+    probabilities = np.where(severities > 0, 0.3, 0.1) + rng.uniform(-0.05, 0.05, severities.shape)
+    found = naming_thresholds(probabilities, severities)
+    assert set(found) == set(DISTORTIONS) and all(0.15 <= value <= 0.25 for value in found.values())
+
+
+@pytest.mark.parametrize(("there", "is_named"), [(12, False), (16, True)])
+def test_a_missing_name_weighs_as_much_as_two_wrong_ones(there, is_named):
+    probabilities = np.where(np.arange(100) < 40, 0.3, 0.06)[:, None].repeat(len(DISTORTIONS), 1)
+    severities = np.where(np.arange(100) < there, 2.0, 0.0)[:, None].repeat(len(DISTORTIONS), 1)
+    assert all((value <= 0.3) == is_named for value in naming_thresholds(probabilities, severities).values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_minute_of_training_on_rendered_clips_lifts_srcc_from_chance(tmp_path):
+    corpus = make_corpus([], tmp_path / "corpus", CorpusSettings(clips=10 * 50, scenes=50), report=lambda line: None)
+    learned = ("compression", "upscaling", "blur")
+    made = read_manifest(corpus)
+    # Eight scenes are held out: the hash of so few names may hold out none.
+    held_out = sorted({video.content_id for video in made})[:8]
+    videos = [
+        dataclasses.replace(video, split="validation" if video.content_id in held_out else "train")
+        for video in made
+        if all(KINDS[step["kind"]].family in learned for step in video.recipe_steps())
+    ]
+    stage = {"name": "pixel", "objective": "probe", "learns": ["pixel_encoder"], "steps": 130, "contents": 8,
+             "versions": 4, "segments": [1], "fragments": 2, "learning_rate": 2e-3, "warmup_steps": 10}  # fmt: skip
+    config = TrainConfig.from_yaml(_yaml(tmp_path, write_manifest(videos, corpus.with_name("few.parquet")), [stage]))
+    loop.train(config, report=lambda line: None)
+    lines = [json.loads(line) for line in (config.out / "train_log.jsonl").read_text().splitlines()]
+    assert [line["validation"]["srcc"] for line in lines if "validation" in line][-1] > 0.6
+
+
+def _yaml(folder, corpus, stages):
+    path = folder / "run.yaml"
+    values = {"out": str(folder / "run"), "data": [{"path": str(corpus)}], "cache": {"folder": str(folder / "cache")}}
+    path.write_text(yaml.safe_dump(values | {"stages": stages}))
+    return path
+
+
+def test_data_sets_are_drawn_by_weight(clip):
+    clips = [
+        dataclasses.replace(clip, video=dataclasses.replace(clip.video, dataset=name, content_id=f"{name}{n}"))
+        for name in ("a", "b")
+        for n in range(40)
+    ]
+    batches = ContentBatches(clips, {"a": 3.0, "b": 1.0}, contents=4, versions=1, segments=(1,), fragments=2, views=1,
+                             count=200, seed=0)  # fmt: skip
+    drawn = [clips[draw.clip].video.dataset for batch in batches for draw in batch]
+    assert drawn.count("a") / len(drawn) == pytest.approx(0.75, abs=0.05)
+    assert Data(Path("x")).weight == 1.0
