@@ -230,10 +230,7 @@ def evaluate(
         data = [_existing(path) for path in data]
         asked = (data, out, split, lambda line: console.print(_shown(line)))
         names = models or ["tiny"]
-        if len(names) > 1:
-            results = evaluate_models(names, *asked)
-        else:
-            results = [evaluate_model(names[0], *asked)]
+        results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
     Console().print(_shown(out / "index.html"))
     if any(found["failed"] for result in results for found in result["data_sets"].values()):
         raise typer.Exit(1)
