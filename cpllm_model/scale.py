@@ -1,4 +1,4 @@
-"""The words and numbers of an answer, defined once: quality levels, severities, distortion names.
+"""The words and numbers of an answer, defined once: quality levels, severities, distortion names, scene facts.
 
 Levels are ITU-T P.910 absolute category rating (ACR): 1 bad to 5 excellent, higher is better.
 """
@@ -13,10 +13,19 @@ SCORE_MIN, SCORE_MAX = 1.0, 5.0
 SEVERITIES: tuple[str, ...] = ("no", "faint", "slight", "moderate", "strong", "severe")
 SEVERITY_MAX = len(SEVERITIES) - 1.0
 
-#: Families of distortions that a model is asked about.
+#: Families of distortions that a model is asked about. Blur is any lack of sharpness, by lens, motion or enlargement.
 DISTORTIONS: tuple[str, ...] = (
-    "compression", "upscaling", "blur", "noise", "banding", "exposure", "contrast", "colour", "stutter", "packet loss",
+    "compression", "blur", "noise", "banding", "exposure", "contrast", "colour", "stutter", "interlacing", "flicker",
+    "packet loss",
 )  # fmt: skip
+
+#: What is asked about the scene, and the words that may answer; the first words of each question must differ.
+SCENE_FACTS: dict[str, tuple[str, ...]] = {
+    "light": ("dark", "even", "bright"),
+    "detail": ("plain", "moderate", "rich"),
+    "motion": ("still", "gentle", "fast"),
+    "kind": ("camera", "screen", "animation"),
+}
 
 
 def level_of(score: float) -> str:

@@ -31,7 +31,9 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         ("mos", pa.float64()),
+        ("quality_left", pa.float64()),
         ("severities", pa.map_(pa.string(), pa.float64())),
+        ("scene", pa.map_(pa.string(), pa.string())),
         ("description", pa.string()),
         ("recipe", pa.string()),
         ("ladder", pa.string()),
@@ -53,8 +55,10 @@ class LabelledVideo:
         dataset: name of the data set.
         split: one of SPLITS.
         file: path of the video, relative to the manifest's folder or absolute.
-        mos: quality 1-5, a proxy in the distortion corpus and mapped linearly from people's in rated sets.
+        mos: quality 1-5 on the scale of people's ratings; None where nobody rated it or what it was made of.
+        quality_left: share of its source's quality that the degradation leaves, 0-1; None where there is no source.
         severities: distortion family -> 0-5, every family; None if unknown.
+        scene: question of scale.SCENE_FACTS -> its answer; what is not known is missing.
         description: quality in words.
         recipe: how it was degraded, as JSON.
         ladder: name of the rate ladder it is a rung of.
@@ -69,7 +73,9 @@ class LabelledVideo:
     split: str
     file: str
     mos: float | None = None
+    quality_left: float | None = None
     severities: dict[str, float] | None = None
+    scene: dict[str, str] | None = None
     description: str | None = None
     recipe: str | None = None
     ladder: str | None = None
@@ -103,7 +109,8 @@ def write_manifest(videos: Iterable[LabelledVideo], path: Path) -> Path:
     rows = []
     for video in videos:
         row = asdict(video)
-        row["severities"] = None if video.severities is None else list(video.severities.items())
+        for name in ("severities", "scene"):
+            row[name] = None if row[name] is None else list(row[name].items())
         row["dialogue"] = [{"question": question, "answer": answer} for question, answer in video.dialogue]
         rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +145,7 @@ def read_manifest(data: Path, splits: Sequence[str] = SPLITS) -> list[LabelledVi
             | {
                 "file": str(path.parent.resolve() / row["file"]),
                 "severities": None if row["severities"] is None else dict(row["severities"]),
+                "scene": None if row["scene"] is None else dict(row["scene"]),
                 "dialogue": tuple((turn["question"], turn["answer"]) for turn in row["dialogue"] or ()),
             }
         )

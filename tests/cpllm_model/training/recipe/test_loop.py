@@ -47,8 +47,8 @@ def manifest(tmp_path_factory):
             clip = encode_planes(planes, folder / f"{seed}-{crf}.mp4", 25, "x264", crf)
             severities = dict.fromkeys(DISTORTIONS, 0.0) | {"compression": (crf - 18) / 6}
             videos.append(
-                LabelledVideo(clip.stem, f"scene{seed}", "test", split, clip.name, mos, severities,
-                              "This video looks fine.", dialogue=(("Is it sharp?", "It is."),))
+                LabelledVideo(clip.stem, f"scene{seed}", "test", split, clip.name, mos, severities=severities,
+                              description="This video looks fine.", dialogue=(("Is it sharp?", "It is."),))
             )  # fmt: skip
     return write_manifest(videos, folder / "manifest.parquet")
 
