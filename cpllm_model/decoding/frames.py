@@ -121,12 +121,14 @@ class Sight:
 
     Args:
         bursts: segment -> mosaics in order.
+        burst_ticks: segment -> the ticks of these.
         contexts: segment -> (tick, image), in no order.
         first_frame: of those decoded.
         damaged_ticks: frames shown that the decoder patched, and frames of bursts that it did not give.
     """
 
     bursts: list[list[np.ndarray]]
+    burst_ticks: list[list[int]]
     contexts: list[list[tuple[int, np.ndarray]]]
     first_frame: VideoFrame | None = None
     damaged_ticks: set[int] = field(default_factory=set)
@@ -158,7 +160,7 @@ class Sampler:
         self._plan = plan
         self._fragment_px = settings.fragment_px
         self._converter = FrameConverter(settings)
-        self._sight = Sight([[] for _ in plan.bounds], [[] for _ in plan.bounds])
+        self._sight = Sight([[] for _ in plan.bounds], [[] for _ in plan.bounds], [[] for _ in plan.bounds])
         # Pictures that no other refers to are not decoded on the way: exact in H.264 (nal_ref_idc 0). HEVC's
         # sub-layer non-reference pictures may serve higher sub-layers, and skipping corrupts AV1.
         self._skips = self._context.name == "h264" and route.ticks_are_pts
@@ -245,6 +247,7 @@ class Sampler:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:
             self._sight.bursts[want.segment].append(self._converter.mosaic(frame))
+            self._sight.burst_ticks[want.segment].append(tick)
             if self._counts_gaps and count:
                 self._sight.damaged_ticks |= {pts for pts in self._sent_pts if self._last_seen < pts < tick}
             self._last_seen = tick

@@ -98,6 +98,7 @@ class VideoSamples:
         damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
             out, and frames declared and not there. What it gave is kept: it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
+        burst_interval_s: float64 (N,), mean time from frame to frame of each burst, finite and positive.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
         bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at
             native resolution, chroma repeated to 4:4:4.
@@ -108,6 +109,7 @@ class VideoSamples:
     damaged_frames: int
     segment_start_s: np.ndarray
     segment_end_s: np.ndarray
+    burst_interval_s: np.ndarray
     context_NMCHW: np.ndarray
     bursts_NTCHW: np.ndarray
 
@@ -147,6 +149,7 @@ class VideoSamples:
         expected = {
             "segment_start_s": (np.float64, (n,)),
             "segment_end_s": (np.float64, (n,)),
+            "burst_interval_s": (np.float64, (n,)),
             "context_NMCHW": (np.uint8, (n, settings.context_frames, 3, s, s)),
             "bursts_NTCHW": (np.uint8, (n, settings.burst_frames, 3, m, m)),
         }
@@ -160,13 +163,15 @@ class VideoSamples:
             raise ValueError(f"{self.damaged_frames} damaged frames")
         if not (np.isfinite(self.segment_start_s).all() and np.isfinite(self.segment_end_s).all()):
             raise ValueError("segment times are not finite")
+        if not (np.isfinite(self.burst_interval_s) & (self.burst_interval_s > 0)).all():
+            raise ValueError(f"burst intervals are {self.burst_interval_s} s")
 
 
 #: Larger whole numbers fit into no table.
 _MOST = 2**63 - 1
 #: Names that libav gives to codecs and pixel formats.
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_ARRAYS = ("segment_start_s", "segment_end_s", "context_NMCHW", "bursts_NTCHW")
+_ARRAYS = ("segment_start_s", "segment_end_s", "burst_interval_s", "context_NMCHW", "bursts_NTCHW")
 
 
 def video_info_from_dict(values: dict) -> VideoInfo:

@@ -7,6 +7,7 @@ the timestamps of all packets, by counting every frame. Each gives just the fram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -125,15 +126,26 @@ def _read_through(source: VideoSource, settings: SamplingSettings, route: Route)
 def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, plan_name: str) -> VideoSamples:
     assert sight.first_frame is not None
     starts, ends = ([route.seconds(tick) for tick in ticks] for ticks in zip(*plan.bounds, strict=True))
+    info = _info(video, sight.first_frame, route.duration_s, route.frames)
     return VideoSamples(
-        info=_info(video, sight.first_frame, route.duration_s, route.frames),
+        info=info,
         plan=plan_name,
         damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets) + video.source.missing_frames,
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
+        burst_interval_s=np.array([_interval_s(ticks, route, info.fps) for ticks in sight.burst_ticks]),
         context_NMCHW=sight.context_NMCHW(),
         bursts_NTCHW=np.array(sight.bursts),
     )
+
+
+def _interval_s(ticks: list[int], route: Route, fps: float) -> float:
+    """Mean time from frame to frame of a burst; by the frame rate where its times tell nothing."""
+    if len(ticks) > 1:
+        interval_s = (route.seconds(ticks[-1]) - route.seconds(ticks[0])) / (len(ticks) - 1)
+        if math.isfinite(interval_s) and interval_s > 0:
+            return interval_s
+    return 1 / fps
 
 
 def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, frames: int | None = None) -> VideoInfo:

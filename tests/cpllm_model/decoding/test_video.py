@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import av
 import av.error
@@ -131,6 +132,7 @@ def test_samples_are_frames_of_the_segment_whatever_the_plan(clips, case):
     assert plan in (samples.plan, None)
     assert samples.damaged_frames == 0
     assert len(samples.bursts_NTCHW) == 4
+    np.testing.assert_allclose(samples.burst_interval_s, 0.04, rtol=0.01)
     for segment, burst in enumerate(samples.bursts_NTCHW):
         burst_at = positions(burst, mosaics)
         context_at = positions(samples.context_NMCHW[segment], contexts)
@@ -381,10 +383,33 @@ def test_samples_survive_the_trip_and_nonsense_does_not(clips):
     np.testing.assert_array_equal(again.bursts_NTCHW, samples.bursts_NTCHW)
     np.testing.assert_array_equal(again.context_NMCHW, samples.context_NMCHW)
     np.testing.assert_array_equal(again.segment_end_s, samples.segment_end_s)
+    np.testing.assert_array_equal(again.burst_interval_s, samples.burst_interval_s)
     other = SamplingSettings(4, 3, 48, 6, 2, 32)
     for broken, settings in ((data[:-1], SETTINGS), (b"", SETTINGS), (b"\xff" * 100, SETTINGS), (data, other)):
         with pytest.raises(ValueError):
             VideoSamples.from_bytes(broken, settings)
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -0.04, float("nan"), float("inf")])
+def test_intervals_of_bursts_are_finite_and_positive(clips, interval_s):
+    samples = sampled(clips().read_bytes())
+    broken = replace(samples, burst_interval_s=np.full(4, interval_s)).to_bytes()
+    with pytest.raises(ValueError, match="burst intervals"):
+        VideoSamples.from_bytes(broken, SETTINGS)
+
+
+@pytest.mark.parametrize("fps", [5, 50])
+@pytest.mark.parametrize("name", ["rate.mp4", "rate.mkv", "rate.ts"])
+def test_the_interval_of_a_burst_tells_frame_rates_apart(clips, name, fps):
+    data = clips(name, f"testsrc2=s=160x128:r={fps}:d=6", **H264).read_bytes()
+    np.testing.assert_allclose(sampled(data).burst_interval_s, 1 / fps, rtol=0.02)
+
+
+def test_the_interval_of_a_burst_is_that_of_its_own_frames(clips):
+    slower = "testsrc2=s=160x128:r=25:d=6,setpts='if(lt(N,75),N,75+(N-75)*3)/25/TB'"
+    data = clips("slower.mp4", slower, **{**H264, "fps_mode": "vfr", "g": 10, "bf": 0}).read_bytes()
+    found = sampled(data).burst_interval_s
+    np.testing.assert_allclose(found[[0, -1]], [0.04, 0.12], rtol=0.02)
 
 
 @pytest.mark.parametrize("duration_s", [0.0, -1.0, float("nan"), float("inf")])
