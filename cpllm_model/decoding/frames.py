@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo
 from cpllm_model.decoding.pixels import FrameConverter
-from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, Want
+from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, Want, Window
 from cpllm_model.decoding.timeline import Route, Unreachable
 from cpllm_model.errors import TooSmallError
 
@@ -28,6 +28,8 @@ from cpllm_model.errors import TooSmallError
 _EARLIER_STARTS = 3
 #: Packets kept from the end of a run: a decoder takes in this many at most before it gives their frames.
 _DECODER_DELAY = 64
+#: Larger frames (8K) have the bars of the burst's first frame: a whole burst of them would not fit into the memory.
+_MOST_HELD_PX = 4096 * 2304
 
 
 class IndexedReader:
@@ -160,6 +162,7 @@ class Sampler:
         self._plan = plan
         self._fragment_px = settings.fragment_px
         self._converter = FrameConverter(settings)
+        self._bursts = [_Burst(self._converter, settings.burst_frames) for _ in plan.bounds]
         self._sight = Sight([[] for _ in plan.bounds], [[] for _ in plan.bounds], [[] for _ in plan.bounds])
         # Pictures that no other refers to are not decoded on the way: exact in H.264 (nal_ref_idc 0). HEVC's
         # sub-layer non-reference pictures may serve higher sub-layers, and skipping corrupts AV1.
@@ -246,13 +249,47 @@ class Sampler:
         if frame.is_corrupt:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:
-            self._sight.bursts[want.segment].append(self._converter.mosaic(frame))
+            self._sight.bursts[want.segment].extend(self._bursts[want.segment].add(frame))
             self._sight.burst_ticks[want.segment].append(tick)
             if self._counts_gaps and count:
                 self._sight.damaged_ticks |= {pts for pts in self._sent_pts if self._last_seen < pts < tick}
             self._last_seen = tick
         for _ in range(want.context_picks.count(count)):
             self._sight.contexts[want.segment].append((tick, self._converter.context(frame)))
+
+
+class _Burst:
+    """Cuts the frames of one burst alike: black bars are those that its first and its last frame have.
+
+    Args:
+        converter: of its video.
+        frames: how many there are.
+    """
+
+    def __init__(self, converter: FrameConverter, frames: int) -> None:
+        self._converter = converter
+        self._frames_left = frames
+        self._held: list[VideoFrame] = []
+        self._window: Window | None = None
+
+    def add(self, frame: VideoFrame) -> list[np.ndarray]:
+        """Take the next frame; give the mosaics, in order, of those that can be cut by now."""
+        self._held.append(frame)
+        self._frames_left -= 1
+        if self._window is None and self._is_decided(frame):
+            self._window = self._converter.window([self._held[0], self._held[-1]])
+        if self._window is None:
+            return []
+        held, self._held = self._held, []
+        return [self._converter.mosaic(one, self._window) for one in held]
+
+    def _is_decided(self, frame: VideoFrame) -> bool:
+        """Tell whether no later frame can change what the bars are, or none is to be waited for."""
+        return (
+            self._frames_left == 0
+            or frame.width * frame.height > _MOST_HELD_PX
+            or (len(self._held) == 1 and not self._converter.may_have_bars(frame))
+        )
 
 
 class _Due:

@@ -15,7 +15,7 @@ from cpllm_model import errors
 from cpllm_model.decoding.container import VideoSource
 from cpllm_model.decoding.pixels import FrameConverter
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
-from cpllm_model.decoding.sampling import SamplingSettings
+from cpllm_model.decoding.sampling import SamplingSettings, Window
 from cpllm_model.decoding.video import decode, probe
 
 SETTINGS = SamplingSettings(
@@ -76,7 +76,7 @@ def sampled(data, settings=SETTINGS, limits=None):
     return decode(io.BytesIO(data), "clip", settings, limits)
 
 
-def every_frame(data, settings=SETTINGS):
+def every_frame(data, settings=SETTINGS, window=None):
     """Mosaic, context frame and time of each frame, from the first to the last."""
     converter, found = FrameConverter(settings), []
     with av.open(io.BytesIO(data), "r") as container:
@@ -84,7 +84,7 @@ def every_frame(data, settings=SETTINGS):
         stream.codec_context.thread_count = 1
         for packet in container.demux(stream):
             for frame in packet.decode():
-                found.append((converter.mosaic(frame), converter.context(frame), frame.time))
+                found.append((converter.mosaic(frame, window), converter.context(frame), frame.time))
     return found
 
 
@@ -227,6 +227,28 @@ def test_pixel_formats_show_the_same_picture(clips, form):
     ):
         difference = np.abs(one.astype(int) - other)
         assert np.median(difference) <= 1 and difference.mean() < 3
+
+
+BARS = {
+    "letterbox": ("pad=192:224:0:48", Window(48, 0, 128, 192)),
+    "pillarbox": ("pad=288:128:46:0", Window(0, 46, 128, 192)),
+    "windowbox": ("pad=256:192:30:34", Window(34, 30, 128, 192)),
+    "fading in": ("pad=192:224:0:48,fade=in:0:4", Window(48, 0, 128, 192)),
+}
+
+
+@pytest.mark.parametrize("bars", BARS)
+def test_bars_of_an_encoder_are_cropped(clips, bars):
+    source, lossy = "mandelbrot=s=192x128:r=25,trim=0:1,setpts=N/25/TB", {**H264, "crf": 40, "g": 25}
+    filters, window = BARS[bars]
+    data = clips("bars.mp4", f"{source},{filters}", **lossy).read_bytes()
+    found = sampled(data)
+    mosaics = [mosaic for mosaic, _, _ in every_frame(data, window=window)]
+    for burst in found.bursts_NTCHW:
+        assert np.diff(positions(burst, mosaics)).tolist() == [1] * 4
+    if "fade" not in filters:
+        bare = sampled(clips("bare.mp4", source, **lossy).read_bytes())
+        assert np.abs(found.context_NMCHW.astype(int) - bare.context_NMCHW).mean() < 12
 
 
 def test_a_gap_in_time_leaves_equal_numbers_of_frames(clips):
