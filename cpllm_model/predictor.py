@@ -8,8 +8,9 @@ Shape legend: N segments, L visual tokens of a segment, D decoder width.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import CheckpointError, InferenceError, SourceReadError, VideoError
 from cpllm_model.network import checkpoint
+from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITY_MAX, level_of, severity_word
+from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITY_MAX, level_of, severity_word
 
 Answer = TypeVar("Answer")
 #: Probability from which a distortion is named by a model that was not calibrated.
@@ -52,11 +54,13 @@ class Rating:
 
     Args:
         score: mean of the distribution over levels, 1 (bad) to 5 (excellent).
-        score_std: its standard deviation.
+        score_std: its uncertainty: the distribution's standard deviation, calibrated on held-out contents, so that 68 %
+            of people's ratings lie within one of it.
         level: the level word nearest to the score.
         level_probabilities: bad to excellent, sum 1.
         segment_start_s: start of each segment.
         segment_score: score of each segment seen alone.
+        scene: question of scale.SCENE_FACTS -> the most probable answer.
     """
 
     score: float
@@ -65,6 +69,7 @@ class Rating:
     level_probabilities: tuple[float, ...]
     segment_start_s: tuple[float, ...]
     segment_score: tuple[float, ...]
+    scene: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,9 @@ class QualityPredictor:
         # What a file lacks would be drawn at random, and answer.
         if missing := sorted(loading["missing_keys"]):
             raise CheckpointError(f"{folder} is of another architecture: {len(missing)} weights lack, as {missing[0]}")
+        if model.config.versions != VERSIONS:
+            raise CheckpointError(f"{folder} was made for {model.config.versions}, this release has {VERSIONS}")
+        model.fold()
         model.to(torch.device(device))
         return cls(model, processor, checkpoint.model_id(name_or_path))
 
@@ -165,6 +173,7 @@ class QualityPredictor:
             inputs = self.processor(
                 np.concatenate([one.context_NMCHW for one in batch]),
                 np.concatenate([one.bursts_NTCHW for one in batch]),
+                np.concatenate([one.burst_interval_s for one in batch]),
             )
             seen = self.model.encode_segments(**{key: value.to(self.model.device) for key, value in inputs.items()})
             parts = seen.to(torch.float16).cpu().split([len(one.segment_start_s) for one in batch])
@@ -178,36 +187,22 @@ class QualityPredictor:
         Raises:
             InferenceError: the network gave a number that is not finite.
         """
-        ratings = []
-        for one in tokens:
-            whole = self._levels([one.tokens_NLD])[0]
-            parts = self._levels([segment[None] for segment in one.tokens_NLD])
-            weights, score = LEVEL_WEIGHTS, float(whole @ LEVEL_WEIGHTS)
-            ratings.append(
-                Rating(
-                    score=score,
-                    score_std=float(np.sqrt(max(0.0, whole @ (weights - score) ** 2))),
-                    level=level_of(score),
-                    level_probabilities=tuple(whole.tolist()),
-                    segment_start_s=tuple(one.segment_start_s.tolist()),
-                    segment_score=tuple((parts @ weights).tolist()),
-                )
-            )
-        return ratings
+        return [self._rate(one) for one in tokens]
 
     @torch.inference_mode()
     def describe_tokens(self, tokens: Sequence[VisualTokens]) -> list[Description]:
         """Describe videos in words, and name their distortions.
 
-        Words are written from the model's own answers: its level and the distortions that it names are stated in
-        the question. Decoding is greedy, and of the level words only the score's own may be written.
+        Words are written from the model's own answers: its level, the distortions that it names and the facts of the
+        scene are stated in the question. Decoding is greedy, and of the level words only the score's own may be
+        written.
         """
         descriptions = []
         for one in tokens:
-            levels, *severities = self._ratings([one.tokens_NLD])
-            found = self._distortions([float(row) for row in severity[0]] for severity in severities)
-            level = level_of(float(levels[0] @ LEVEL_WEIGHTS))
-            descriptions.append(Description(self._write(one, level, found), found))
+            answers = self._ratings(one.tokens_NLD)
+            found = self._distortions(answers[1 : 1 + len(DISTORTIONS)])
+            level = level_of(float(answers[0] @ LEVEL_WEIGHTS))
+            descriptions.append(Description(self._write(one, level, found, _scene(answers)), found))
         return descriptions
 
     @torch.inference_mode()
@@ -310,38 +305,62 @@ class QualityPredictor:
         tokens = [first.tokens_NLD, second.tokens_NLD]
         return float(self._answers([sequence], tokens, [[len(sequence) - 1]], [self.processor.order_ids])[0][0, 0])
 
+    def _rate(self, tokens: VisualTokens) -> Rating:
+        answers = self._ratings(tokens.tokens_NLD)
+        whole, score = answers[0], float(answers[0] @ LEVEL_WEIGHTS)
+        parts = self._levels([segment[None] for segment in tokens.tokens_NLD])
+        scale, least = self.model.config.std_calibration
+        variance = max(0.0, float(whole @ (LEVEL_WEIGHTS - score) ** 2))
+        return Rating(
+            score=score,
+            score_std=math.sqrt(scale**2 * variance + least**2),
+            level=level_of(score),
+            level_probabilities=tuple(whole.tolist()),
+            segment_start_s=tuple(tokens.segment_start_s.tolist()),
+            segment_score=tuple((parts @ LEVEL_WEIGHTS).tolist()),
+            scene=_scene(answers),
+        )
+
     def _levels(self, tokens: list[np.ndarray]) -> np.ndarray:
         """Give the distributions (X, 5) over levels of videos of equally many segments."""
-        # The distortions' questions come after the level's place and cannot change its answer.
+        # The other questions come after the level's place and cannot change its answer.
         sequence, places = self.processor.rating_ids(len(tokens[0]))
         asked = sequence[: places[0] + 1]
         count = len(tokens)
         return self._answers([asked] * count, tokens, [places[:1]] * count, [self.processor.level_ids])[0]
 
-    def _ratings(self, tokens: list[np.ndarray]) -> list[np.ndarray]:
-        """Give the distributions over levels (X, 5) and over severities (X, 6) of every distortion."""
-        sequence, places = self.processor.rating_ids(len(tokens[0]))
-        answers = [self.processor.level_ids] + [self.processor.severity_ids] * len(DISTORTIONS)
-        return self._answers([sequence] * len(tokens), tokens, [places] * len(tokens), answers)
+    def _ratings(self, tokens_NLD: np.ndarray) -> list[np.ndarray]:
+        """Give the distributions at the places of `rating_ids` for one video."""
+        sequence, places = self.processor.rating_ids(len(tokens_NLD))
+        found = self._answers([sequence], [tokens_NLD], [places], self.processor.rating_answer_ids)
+        return [one[0] for one in found]
 
-    def _write(self, tokens: VisualTokens, level: str, distortions: Iterable[Distortion]) -> str:
+    def _write(
+        self, tokens: VisualTokens, level: str, distortions: Iterable[Distortion], scene: Mapping[str, str]
+    ) -> str:
         others = [token for name, token in zip(LEVELS, self.processor.level_ids, strict=True) if name != level]
         strongest = sorted((one for one in distortions if one.named), key=lambda one: -one.severity)
         words = {one.name: severity_word(max(1.0, one.severity)) for one in strongest}
-        sequence = self.processor.describe_ids(len(tokens.tokens_NLD), level, words)
+        sequence = self.processor.describe_ids(len(tokens.tokens_NLD), level, words, scene)
         visual = torch.from_numpy(tokens.tokens_NLD).flatten(0, 1).to(self.model.device)
         return self.processor.text(self.model.write(sequence, visual, self.processor.eos_id, others))
 
-    def _distortions(self, severities: Iterable[Sequence[float]]) -> tuple[Distortion, ...]:
+    def _distortions(self, severities: Iterable[np.ndarray]) -> tuple[Distortion, ...]:
         """Name distortions from their distributions over severities; the most probable first."""
         thresholds = self.model.config.naming_thresholds or {}
         found = []
         for name, row in zip(DISTORTIONS, severities, strict=True):
-            severity = sum(index * probability for index, probability in enumerate(row))
-            probability = min(1.0, max(0.0, 1 - row[0]))
+            severity = float(row @ np.arange(len(row)))
+            probability = min(1.0, max(0.0, 1 - float(row[0])))
             named = probability >= thresholds.get(name, NAMING_THRESHOLD)
             found.append(Distortion(name, min(severity, SEVERITY_MAX), probability, named))
         return tuple(sorted(found, key=lambda distortion: -distortion.probability))
+
+
+def _scene(answers: Sequence[np.ndarray]) -> dict[str, str]:
+    """Give the most probable answer to each question about the scene."""
+    facts = zip(SCENE_FACTS.items(), answers[1 + len(DISTORTIONS) :], strict=True)
+    return {name: words[int(row.argmax())] for (name, words), row in facts}
 
 
 def _unless_failed(

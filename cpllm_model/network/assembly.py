@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from cpllm_model.errors import CheckpointError, ConfigurationError
-from cpllm_model.network.config import HUB_PARTS, CPLLMConfig, hub_sampling
+from cpllm_model.network.config import HUB_PARTS, VERSIONS, CPLLMConfig, hub_sampling
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
 
@@ -58,7 +58,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
         context_config=context_encoder.config, pixel_config=pixel_encoder.config, text_config=decoder.config,
         context_tokens=CONTEXT_TOKENS, pixel_tokens=PIXEL_TOKENS, sampling=sampling,
         size=size if (context, pixel, text) == (None, None, None) else "custom",
-        tie_word_embeddings=bool(decoder.config.tie_word_embeddings),
+        tie_word_embeddings=bool(decoder.config.tie_word_embeddings), versions=VERSIONS,
     )  # fmt: skip
     torch.manual_seed(0)  # the projectors' first weights
     model = CPLLMForVideoQuality(config)
@@ -67,7 +67,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
         tokenizer, context_slots=sampling["context_frames"] * CONTEXT_TOKENS, pixel_slots=PIXEL_TOKENS,
         pixel_input="rgb",
     )  # fmt: skip
-    _ = processor.level_ids, processor.severity_ids, processor.order_ids, processor.eos_id
+    _ = processor.rating_answer_ids, processor.order_ids, processor.eos_id
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return config

@@ -20,20 +20,45 @@ HUB_PARTS = {
 }
 
 
+#: What decides a score beside the weights: which frames and crops are seen, what is computed of them, what is asked. A
+#: change of any of these takes a new number here; a model of another number is refused rather than misread.
+VERSIONS = {"sampling": 2, "statistics": 2, "prompts": 2}
+
+
+class EfficientNetLiteConfig(PreTrainedConfig):
+    """Configuration of EfficientNet-Lite0, whose tokens are three depths and a grid of cells.
+
+    Args:
+        hidden_size: channels of an output token.
+        grid: cells a side; 0 is without.
+        dropout: share of features that training leaves out at random.
+    """
+
+    model_type = "efficientnet_lite"
+
+    hidden_size: int = 192
+    grid: int = 2
+    dropout: float = 0.1
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens of a picture."""
+        return 3 + self.grid**2
+
+
+AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig, exist_ok=True)
+
+
 class CPLLMPixelConfig(PreTrainedConfig):
     """Configuration of this project's pixel encoder.
 
     Args:
-        fragment_px: side of a fragment; the mosaic is cut back into fragments so that no filter crosses a seam.
+        fragment_px: side of a fragment; statistics are computed fragment by fragment.
         burst_frames: frames in a burst.
         hidden_size: channels of an output token.
+        cnn: whether there are tokens of an EfficientNet-Lite0 over the fragments.
+        grid: cells a side whose tokens the CNN gives; the mosaic's fragments a side gives each fragment its own.
         statistics: whether there is a token of computed statistics.
-        fragment_tokens: tokens of convolutions that the fragments of a burst are pooled to; 0 is without convolutions,
-            which take most of the time and have not been worth it yet (docs/training.md).
-        stem_width: channels after the convolutions' stem, at half resolution.
-        stage_widths: channels of each stage but the last, which has `hidden_size` / 2: a token is mean and standard
-            deviation of its channels; each stage but the first halves the resolution.
-        stage_depths: residual blocks of each stage.
         dropout: share of statistics and of features that training leaves out at random.
     """
 
@@ -41,18 +66,16 @@ class CPLLMPixelConfig(PreTrainedConfig):
 
     fragment_px: int = 96
     burst_frames: int = 8
-    hidden_size: int = 256
+    hidden_size: int = 192
+    cnn: bool = True
+    grid: int = 3
     statistics: bool = True
-    fragment_tokens: int = 0
-    stem_width: int = 16
-    stage_widths: list[int] | tuple[int, ...] = (24, 48, 80)
-    stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 2)
     dropout: float = 0.3
 
     @property
     def tokens(self) -> int:
-        """Output tokens of a burst."""
-        return self.fragment_tokens + self.statistics
+        """Output tokens of a burst: of the CNN three depths, the cells and what changes; the statistics'."""
+        return self.cnn * (3 + self.grid**2 + 1) + self.statistics
 
 
 AutoConfig.register(CPLLMPixelConfig.model_type, CPLLMPixelConfig, exist_ok=True)
@@ -71,6 +94,9 @@ class CPLLMConfig(PreTrainedConfig):
         max_description_tokens: a description is cut there.
         naming_thresholds: distortion -> probability from which it is named, fitted on held-out contents after
             training; 0.5 for those that are not there.
+        std_calibration: (a, b) that turn the standard deviation s of the level's distribution into the score's
+            uncertainty, the root of (a s)^2 + b^2; fitted on held-out contents after training.
+        versions: of what decides a score beside the weights; see VERSIONS.
         size: name of the size, for people; "custom" if assembled from other parts.
     """
 
@@ -89,6 +115,8 @@ class CPLLMConfig(PreTrainedConfig):
     sampling: dict | None = None
     max_description_tokens: int = 96
     naming_thresholds: dict[str, float] | None = None
+    std_calibration: list[float] | tuple[float, ...] = (1.0, 0.0)
+    versions: dict[str, int] | None = None
     size: str = "custom"
     tie_word_embeddings: bool = False
 
@@ -105,17 +133,16 @@ class CPLLMConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, vocab_size: int = 1024) -> CPLLMConfig:
         """Give the size this project trains: a few million parameters, for one CPU core."""
-        sampling = {"segments": 4, "context_frames": 2, "context_size_px": 112, "burst_frames": 8,
+        sampling = {"segments": 4, "context_frames": 1, "context_size_px": 224, "burst_frames": 8,
                     "fragment_grid": 3, "fragment_px": 96}  # fmt: skip
-        context = {"model_type": "siglip_vision_model", "hidden_size": 96, "intermediate_size": 288,
-                   "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 112, "patch_size": 16,
-                   "vision_use_head": False}  # fmt: skip
+        context, pixel = EfficientNetLiteConfig(), CPLLMPixelConfig()
         text = {"model_type": "qwen3", "vocab_size": vocab_size, "hidden_size": 160, "intermediate_size": 480,
                 "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
                 "max_position_embeddings": 1024, "tie_word_embeddings": True, "bos_token_id": None,
                 "eos_token_id": 0, "pad_token_id": 0}  # fmt: skip
-        return cls(context_config=context, pixel_config={"model_type": "cpllm_pixel"}, text_config=text,
-                   sampling=sampling, size="tiny", tie_word_embeddings=True)  # fmt: skip
+        return cls(context_config=context, pixel_config=pixel, text_config=text, context_tokens=context.tokens,
+                   pixel_tokens=pixel.tokens, sampling=sampling, size="tiny", tie_word_embeddings=True,
+                   versions=VERSIONS)  # fmt: skip
 
     @classmethod
     def base(cls) -> CPLLMConfig:
@@ -127,6 +154,7 @@ class CPLLMConfig(PreTrainedConfig):
                 "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}  # fmt: skip
         return cls(context_config=context, pixel_config={"model_type": "videoprism_vision_model"},
                    text_config=text, context_tokens=8, pixel_tokens=32, size="base", tie_word_embeddings=True,
+                   versions=VERSIONS,
                    sampling=hub_sampling(context_size_px=224, burst_frames=16))  # fmt: skip
 
     @classmethod
@@ -142,7 +170,7 @@ class CPLLMConfig(PreTrainedConfig):
                 "max_position_embeddings": 40960, "tie_word_embeddings": True,
                 "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}  # fmt: skip
         return cls(context_config=context, pixel_config=pixel, text_config=text, context_tokens=8,
-                   pixel_tokens=32, size="large", tie_word_embeddings=True,
+                   pixel_tokens=32, size="large", tie_word_embeddings=True, versions=VERSIONS,
                    sampling=hub_sampling(context_size_px=384, burst_frames=8))  # fmt: skip
 
 

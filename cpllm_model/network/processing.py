@@ -19,14 +19,15 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
 from cpllm_model.errors import CheckpointError
-from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
+from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITIES
 
 SLOT, CONTEXT_START, CONTEXT_END, PIXEL_START, PIXEL_END = -1, -2, -3, -4, -5
 MARKERS = (CONTEXT_START, CONTEXT_END, PIXEL_START, PIXEL_END)
 
 SCORE_QUESTION = "\nHow good does the video look, and what is wrong with it?\nquality:"
-DISTORTION_QUESTION = "\n{name}:"
-DESCRIBE_QUESTION = "\nDescribe the quality of the video: {level}, with {distortions}.\n"
+#: Asks for the severity of a distortion, or for a fact of the scene.
+NAMED_QUESTION = "\n{name}:"
+DESCRIBE_QUESTION = "\nDescribe the quality of the video: {level}, with {distortions}; {scene}.\n"
 FIRST, SECOND = "First video:\n", "\nSecond video:\n"
 COMPARE_QUESTION = "\nWhich video looks better?\nThe"
 COMPARE_ANSWERS = ("first", "second")
@@ -81,20 +82,24 @@ class CPLLMProcessor(ProcessorMixin):
         self.context_slots, self.pixel_slots, self.pixel_input = context_slots, pixel_slots, pixel_input
         self.layout = SegmentLayout(context_slots, pixel_slots)
 
-    def __call__(self, context_NMCHW: np.ndarray, bursts_NTCHW: np.ndarray) -> dict[str, torch.Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, context_NMCHW: np.ndarray, bursts_NTCHW: np.ndarray, burst_interval_s: np.ndarray
+    ) -> dict[str, torch.Tensor]:
         """Make the encoders' inputs.
 
         Args:
             context_NMCHW: uint8 RGB key frames.
             bursts_NTCHW: uint8 limited-range YUV 4:4:4 mosaics.
+            burst_interval_s: (N,), seconds from frame to frame of each burst.
 
         Returns:
-            `context_values` float32 (N, M, 3, S, S) in -1..1 as SigLIP takes them, and `pixel_values`
-            (N, B, 3, H, W): uint8 YUV codes, or float32 RGB in 0-1.
+            `context_values` float32 (N, M, 3, S, S) in -1..1, as SigLIP and EfficientNet-Lite take them, `pixel_values`
+            (N, B, 3, H, W), uint8 YUV codes or float32 RGB in 0-1, and `interval_s` float32 (N,).
         """
         return {
             "context_values": self.context_values(torch.from_numpy(context_NMCHW)),
             "pixel_values": self.pixel_values(torch.from_numpy(bursts_NTCHW)),
+            "interval_s": torch.from_numpy(burst_interval_s.astype(np.float32)),
         }
 
     def context_values(self, context: torch.Tensor) -> torch.Tensor:
@@ -114,22 +119,30 @@ class CPLLMProcessor(ProcessorMixin):
         return str(self._tokenizer.decode(list(ids))).strip()
 
     def rating_ids(self, segments: int) -> tuple[list[int], list[int]]:
-        """Give the sequence that asks for a video's level and for the severity of every distortion.
+        """Give the sequence that asks for a video's level, the severity of every distortion and facts of the scene.
 
         All is asked in one sequence; no answer is written into it, so none depends on another.
 
         Returns:
-            ids, and the places of the answers: first the level's, which `level_ids` may answer, then that of each
-            of DISTORTIONS, which `severity_ids` may answer.
+            ids, and the places of the answers, which those of `rating_answer_ids` may answer.
         """
         ids = self.layout.ids(segments)
         places = []
-        for question in (SCORE_QUESTION, *(DISTORTION_QUESTION.format(name=name) for name in DISTORTIONS)):
+        names = (*DISTORTIONS, *SCENE_FACTS)
+        for question in (SCORE_QUESTION, *(NAMED_QUESTION.format(name=name) for name in names)):
             ids = ids + self.text_ids(question)
             places.append(len(ids) - 1)
         return ids, places
 
-    def describe_ids(self, segments: int, level: str, distortions: Mapping[str, str]) -> list[int]:
+    @property
+    def rating_answer_ids(self) -> list[list[int]]:
+        """What may answer at each place of `rating_ids`: levels, severities of each distortion, words of each fact."""
+        scene = [self._answer_ids(words) for words in SCENE_FACTS.values()]
+        return [self.level_ids, *[self.severity_ids] * len(DISTORTIONS), *scene]
+
+    def describe_ids(
+        self, segments: int, level: str, distortions: Mapping[str, str], scene: Mapping[str, str]
+    ) -> list[int]:
         """Give the sequence that asks for a description.
 
         It states what was answered before, so that words and numbers agree.
@@ -138,9 +151,12 @@ class CPLLMProcessor(ProcessorMixin):
             segments: of the video.
             level: one of LEVELS.
             distortions: the named ones, the severest first, each with its word of SEVERITIES.
+            scene: question of SCENE_FACTS -> its answer; what is not known is missing.
         """
         listed = ", ".join(f"{severity} {name}" for name, severity in distortions.items()) or "no distortion"
-        return self.layout.ids(segments) + self.text_ids(DESCRIBE_QUESTION.format(level=level, distortions=listed))
+        facts = ", ".join(f"{scene[name]} {name}" for name in SCENE_FACTS if name in scene) or "no scene"
+        question = DESCRIBE_QUESTION.format(level=level, distortions=listed, scene=facts)
+        return self.layout.ids(segments) + self.text_ids(question)
 
     def ask_ids(self, segments: int, question: str) -> list[int]:
         """Give the sequence that asks a question in free words (instruction sets)."""
@@ -206,9 +222,10 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int = 1024) -> PreTrainedT
     """
     bpe = ByteLevelBPETokenizer()
     # The byte alphabet keeps every text encodable; answers are repeated until they are merged into one token.
-    answers = [f" {word}" for word in (*LEVELS, *SEVERITIES, *COMPARE_ANSWERS)] * 1000
+    words = [word for words in SCENE_FACTS.values() for word in words]
+    answers = [f" {word}" for word in (*LEVELS, *SEVERITIES, *COMPARE_ANSWERS, *words)] * 1000
     questions = [SCORE_QUESTION, FIRST, SECOND, COMPARE_QUESTION, DESCRIBE_QUESTION]
-    questions += [DISTORTION_QUESTION.format(name=name) for name in DISTORTIONS]
+    questions += [NAMED_QUESTION.format(name=name) for name in (*DISTORTIONS, *SCENE_FACTS)]
     bpe.train_from_iterator(
         [*texts, *questions * 50, *answers],
         vocab_size=vocab_size,

@@ -5,7 +5,8 @@ the sharpness of edges, the detail of chroma, combs in the histogram (banding), 
 Each is a few numbers a fragment; over the fragments of a burst their mean and spread are kept. Of the blocks of a
 burst, ordered by their contrast, how much fine detail goes with how much contrast: in natural pictures the two go
 together, and encoders, blur and noise each part them in their own way. In: YUV codes. Out: one vector a burst, each
-number about -5..5 once it is standardised. Knows nothing of what is learned from them.
+number about -5..5 once it is standardised; `statistic_names` has their names and order, `config.VERSIONS` their
+version. Knows nothing of what is learned from them.
 
 Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side, L blocks. Where a function serves
 both, N counts fragments of one burst.
@@ -39,82 +40,96 @@ CONTRAST_BINS = 6
 EDGE_SHARE = 0.02
 EDGE_SPANS_PX = (3, 5)
 CHROMA_SCALES = 3
+#: Frame rate at which the interval's statistic is 0.
+NOMINAL_FPS = 25.0
 #: A frame that repeats the one before differs in fewer pixels than this share.
 REPEATED_SHARE = 0.03
 
 
 @torch.no_grad()
-def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int) -> torch.Tensor:
+def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int, interval_s_K: torch.Tensor) -> torch.Tensor:
     """Compute the statistics of bursts.
 
     Args:
         planes_NB3PP: YUV codes 0-255, uint8 or float, fragments of a burst one after the other.
         fragments: of a burst (F).
+        interval_s_K: seconds from frame to frame of each burst.
 
     Returns:
-        float32 (K, `statistics_width(B)`).
+        float32 (K, `len(statistic_names(B))`).
     """
     # Burst by burst: its planes stay in the processor's caches, and no burst's numbers depend on another.
-    return torch.stack([_burst(planes.float()) for planes in planes_NB3PP.split(fragments)])
+    found = [torch.cat([*_burst(planes.float()).values()]) for planes in planes_NB3PP.split(fragments)]
+    return torch.cat([torch.stack(found), _interval(interval_s_K)], 1)
 
 
-def _burst(planes_FB3PP: torch.Tensor) -> torch.Tensor:
-    """Give the statistics of one burst."""
+@functools.cache
+def statistic_names(burst_frames: int) -> tuple[str, ...]:
+    """Name the statistics of a burst of so many frames, in their order: what is measured, how pooled, which number."""
+    # Models are also built on the meta device, which has no numbers to count with.
+    with torch.device("cpu"):
+        groups = _burst(torch.zeros(1, burst_frames, 3, 32, 32))
+    return (*(f"{name} {index}" for name, values in groups.items() for index in range(len(values))), "frame interval")
+
+
+def _interval(interval_s_K: torch.Tensor) -> torch.Tensor:
+    """Give the interval as (K, 1), 0 at 25 frames a second; five of these and two hundred are its ends."""
+    return torch.log(interval_s_K.float() * NOMINAL_FPS).clamp(-3, 3)[:, None]
+
+
+def _burst(planes_FB3PP: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Give the statistics of one burst, in groups by name."""
     luma_FBPP, chroma_FB2PP = planes_FB3PP[:, :, 0], planes_FB3PP[:, :, 1:]
     first, last, step = luma_FBPP[:, 0], luma_FBPP[:, -1], luma_FBPP[:, 1] - luma_FBPP[:, 0]
     middle = luma_FBPP.shape[1] // 2
     late_step = luma_FBPP[:, middle] - luma_FBPP[:, middle - 1]
     histogram = _histogram(first)
-    each = torch.cat(
-        [
-            _tone(histogram),
-            _colour(chroma_FB2PP[:, 0]),
-            _gradients(first),
-            _spectrum(first, axes=True),
-            _spectrum(step, axes=False),
-            *(_block_grid(frame) for frame in (first, last)),
-            *(_flatness(frame) for frame in (first, last)),
-            *(_local_contrast(frame) for frame in (first, step)),
-            _mscn(first),
-            _mscn(functional.avg_pool2d(first, 2)),
-            _changes(luma_FBPP),
-        ],
-        1,
-    )
-    std, mean = torch.std_mean(each, 0, correction=0)
-    local = torch.cat(
-        [
-            *(_edges(frame) for frame in (first, last, functional.avg_pool2d(first, 2))),
-            _chroma_detail(chroma_FB2PP[:, 0]),
-            _chroma_detail(chroma_FB2PP[:, 1] - chroma_FB2PP[:, 0]),
-            _persistence(luma_FBPP),
-            *(_grid_steps(plane) for plane in (first, last, step)),
-        ],
-        1,
-    )
-    local_std, local_mean = torch.std_mean(local, 0, correction=0)
+    by_fragment = {
+        "tone": _tone(histogram),
+        "colour": _colour(chroma_FB2PP[:, 0]),
+        "gradients": _gradients(first),
+        "spectrum": _spectrum(first, axes=True),
+        "spectrum of change": _spectrum(step, axes=False),
+        "block grid": _block_grid(first),
+        "block grid of last frame": _block_grid(last),
+        "flatness": _flatness(first),
+        "flatness of last frame": _flatness(last),
+        "local contrast": _local_contrast(first),
+        "local contrast of change": _local_contrast(step),
+        "mscn": _mscn(first),
+        "mscn of half size": _mscn(functional.avg_pool2d(first, 2)),
+        "changes": _changes(luma_FBPP),
+    }
+    local = {
+        "edges": _edges(first),
+        "edges of last frame": _edges(last),
+        "edges of half size": _edges(functional.avg_pool2d(first, 2)),
+        "chroma detail": _chroma_detail(chroma_FB2PP[:, 0]),
+        "chroma detail of change": _chroma_detail(chroma_FB2PP[:, 1] - chroma_FB2PP[:, 0]),
+        "persistence": _persistence(luma_FBPP),
+        "grid steps": _grid_steps(first),
+        "grid steps of last frame": _grid_steps(last),
+        "grid steps of change": _grid_steps(step),
+    }
     first_blocks, last_blocks = _dct_blocks(first), _dct_blocks(last)
     order, last_order = (_band_energies(blocks)[:, 0].argsort(stable=True) for blocks in (first_blocks, last_blocks))
-    detail = [
-        _detail_by_contrast(first_blocks, order),
-        _detail_by_contrast(last_blocks, last_order),
-        # Blocks of differences are ordered by the contrast of what they belong to.
-        *(_detail_by_contrast(_dct_blocks(change), order) for change in (step, late_step)),
-    ]
     histograms = [histogram, *(_histogram(plane) for plane in chroma_FB2PP[:, 0].unbind(1))]
-    combs = _comb(torch.stack([one.mean(0) for one in histograms]))
-    return torch.cat(
-        [mean, std, combs.flatten(), _rhythm(luma_FBPP), *detail, local_mean, local_std, local.amin(0), local.amax(0),
-         _pulse(luma_FBPP)]
-    )  # fmt: skip
-
-
-@functools.cache
-def statistics_width(burst_frames: int) -> int:
-    """Give the number of statistics of a burst of so many frames."""
-    # Models are also built on the meta device, which has no numbers to count with.
-    with torch.device("cpu"):
-        return burst_statistics(torch.zeros(1, burst_frames, 3, 32, 32), 1).shape[1]
+    return {
+        **{f"{name}, mean": values.mean(0) for name, values in by_fragment.items()},
+        **{f"{name}, spread": values.std(0, correction=0) for name, values in by_fragment.items()},
+        "combs": _comb(torch.stack([one.mean(0) for one in histograms])).flatten(),
+        "rhythm": _rhythm(luma_FBPP),
+        "detail by contrast": _detail_by_contrast(first_blocks, order),
+        "detail by contrast of last frame": _detail_by_contrast(last_blocks, last_order),
+        # Blocks of differences are ordered by the contrast of what they belong to.
+        "detail by contrast of change": _detail_by_contrast(_dct_blocks(step), order),
+        "detail by contrast of late change": _detail_by_contrast(_dct_blocks(late_step), order),
+        **{f"{name}, mean": values.mean(0) for name, values in local.items()},
+        **{f"{name}, spread": values.std(0, correction=0) for name, values in local.items()},
+        **{f"{name}, least": values.amin(0) for name, values in local.items()},
+        **{f"{name}, most": values.amax(0) for name, values in local.items()},
+        "pulse": _pulse(luma_FBPP),
+    }
 
 
 def _log(x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Labelled videos as training samples: decoded once, cut afresh each time.
 
 Every video is decoded in the sandbox, as at inference, into a cache of model inputs (uint8), its fragments a margin
-larger than the model's, so that each epoch cuts them elsewhere. In: manifests. Out: batches of arrays with labels.
+larger than the model's, so that each epoch cuts them elsewhere. A still picture is kept as one frame; some of its
+views pan over it in whole pixels, so that standing still comes to mean neither good nor bad. In: manifests. Out: batches of arrays with labels.
 Which clips a batch has, and how each is cut, follows from the seed and the number of the batch alone: a resumed run
 sees what an uninterrupted one would.
 
@@ -30,10 +31,13 @@ from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import DataSetError, VideoError
 from cpllm_model.network.statistics import burst_statistics
+from cpllm_model.training.data.descriptions import SceneFacts
 from cpllm_model.training.data.manifests import LabelledVideo
 
 _VIDEOS_PER_TASK = 16
-_FORMAT = "2"
+_FORMAT = "3"
+#: Steps a frame of the views that pan over a still picture; even, since chroma has half the size.
+PAN_PX = (-2, 0, 2)
 
 
 @dataclass(frozen=True)
@@ -167,36 +171,71 @@ def _fill(clips: Sequence[Clip], settings: CacheSettings) -> dict[str, str]:
 
 def _inputs(samples: VideoSamples, settings: CacheSettings, key: str) -> dict[str, np.ndarray]:
     """Give the arrays that are kept of a video."""
-    grid, side = settings.sampling.fragment_grid, settings.kept_px
+    grid, side, px = settings.sampling.fragment_grid, settings.kept_px, settings.sampling.fragment_px
     mosaics = samples.bursts_NTCHW
+    is_still = bool((mosaics == mosaics[:, :1]).all())
     n, frames = mosaics.shape[:2]
     cells = mosaics.reshape(n, frames, 3, grid, side, grid, side).transpose(0, 3, 5, 1, 2, 4, 6)
-    cells_NCT3RR = cells.reshape(n, grid * grid, frames, 3, side, side)
+    cells_NCT3RR = cells.reshape(n, grid * grid, frames, 3, side, side)[:, :, : 1 if is_still else frames]
     rng = np.random.default_rng(int(key[:16], 16))
-    offsets_VC2 = 2 * rng.integers(settings.margin_px // 2 + 1, size=(settings.views, grid * grid, 2))
+    pans_V2 = np.zeros((settings.views, 2), np.int8)
+    if is_still and settings.margin_px >= max(PAN_PX) * (frames - 1):
+        pans_V2[1::2] = rng.choice(PAN_PX, (len(pans_V2[1::2]), 2))
+    offsets_VC2 = np.stack([_offsets(rng, settings, pan) for pan in pans_V2])
     offsets_VC2[0] = settings.margin_px // 4 * 2
-    px = settings.sampling.fragment_px
-    statistics = np.stack(
-        [
-            burst_statistics(torch.from_numpy(_cut(cells_NCT3RR, offsets, px)).flatten(0, 1), grid * grid).numpy()
-            for offsets in offsets_VC2
-        ],
-        1,
-    )
+    interval_s = torch.from_numpy(samples.burst_interval_s)
+    views = []
+    for offsets, pan in zip(offsets_VC2, pans_V2, strict=True):
+        cut = [
+            _panned(cells_NCT3RR[:, index], origin, pan, px, frames) for index, origin in enumerate(offsets.astype(int))
+        ]
+        planes = torch.from_numpy(np.stack(cut, 1)).flatten(0, 1)
+        views.append(burst_statistics(planes, grid * grid, interval_s).numpy())
+    # Limited-range luma of the whole frames (ITU-R BT.709-6), as scenes are measured.
+    context_luma = 16 + samples.context_NMCHW.reshape(-1, 3, *samples.context_NMCHW.shape[3:]).transpose(
+        0, 2, 3, 1
+    ) @ (np.array([0.2126, 0.7152, 0.0722]) * 219 / 255)
+    facts = SceneFacts.measure(context_luma[:1])
     return {
         "context": samples.context_NMCHW,
         "luma": np.ascontiguousarray(cells_NCT3RR[:, :, :, 0]),
         # Chroma was repeated to the size of luma when it was decoded.
         "chroma": np.ascontiguousarray(cells_NCT3RR[:, :, :, 1:, ::2, ::2]),
         "offsets": offsets_VC2.astype(np.uint8),
-        "statistics": statistics.astype(np.float32),
+        "pans": pans_V2,
+        "statistics": np.stack(views, 1).astype(np.float32),
+        "interval_s": samples.burst_interval_s.astype(np.float32),
+        "brightness_detail": np.array([facts.brightness, facts.detail], np.float32),
     }
 
 
-def _cut(cells_NCT3RR: np.ndarray, offsets_C2: np.ndarray, px: int) -> np.ndarray:
-    """Cut every kept fragment at its own place; (N, C, T, 3, P, P)."""
-    cut = [cells_NCT3RR[:, index, ..., y : y + px, x : x + px] for index, (y, x) in enumerate(offsets_C2)]
-    return np.stack(cut, 1)
+def _offsets(rng: np.random.Generator, settings: CacheSettings, pan: np.ndarray) -> np.ndarray:
+    """Draw where each kept fragment is cut in the first frame, even, so that a pan stays inside; (C, 2)."""
+    way = pan.astype(int) * (settings.sampling.burst_frames - 1)
+    lowest, highest = np.maximum(0, -way), settings.margin_px - np.maximum(0, way)
+    count = settings.sampling.fragment_grid**2
+    return 2 * rng.integers(lowest // 2, highest // 2 + 1, size=(count, 2))
+
+
+def _panned(planes_XTRR: np.ndarray, origin: np.ndarray, pan: np.ndarray, px: int, frames: int) -> np.ndarray:
+    """Cut a fragment (..., T, ..., P, P) of each frame, `pan` further on in each; one kept frame serves all.
+
+    Args:
+        planes_XTRR: (N, T, 3, R, R) or, of one segment, (T, R, R) or (T, 2, R, R).
+        origin, pan: (row, column).
+        px: side of the cut.
+        frames: of the burst (T).
+    """
+    axis = 1 if planes_XTRR.ndim == 5 else 0
+    kept = planes_XTRR.shape[axis]
+    if not pan.any() and kept == frames:
+        y, x = origin
+        return planes_XTRR[..., y : y + px, x : x + px]
+    cuts = []
+    for frame in range(frames):
+        y, x = origin + pan.astype(int) * frame
+        cuts.append(planes_XTRR.take(min(frame, kept - 1), axis)[..., y : y + px, x : x + px])
+    return np.stack(cuts, axis)
 
 
 @dataclass(frozen=True)
@@ -209,9 +248,7 @@ class Draw:
         views: the view of each, for statistics and frozen encoders.
         seed: of where fragments are cut; None cuts each view where its statistics were computed.
         fragments: fragments a side.
-        turn: how bursts are laid, 0-7: bit 0 mirrors them (and key frames), bit 1 turns them upside down, bit 2 swaps
-            rows and columns. No distortion cares, and the pixel encoder cannot learn contents by heart.
-        hue: how their chroma is changed, 0-7, to the same end: bit 0 swaps U and V, bits 1 and 2 mirror them.
+        mirrored: whether key frames and bursts are laid from right to left.
     """
 
     clip: int
@@ -219,31 +256,35 @@ class Draw:
     views: tuple[int, ...]
     seed: int | None
     fragments: int
-    turn: int = 0
-    hue: int = 0
+    mirrored: bool = False
 
 
-def read(clip: Clip, draw: Draw, settings: CacheSettings, *, pixels: bool = True) -> dict[str, np.ndarray]:
+def read(
+    clip: Clip, draw: Draw, settings: CacheSettings, *, context: bool = True, pixels: bool = True
+) -> dict[str, np.ndarray]:
     """Give the inputs of a drawn clip.
 
     Returns:
-        `context` uint8 (N, M, 3, S, S), `statistics` float32 (N, St), and with `pixels` `bursts` uint8
-        (N, T, 3, G * P, G * P).
+        `statistics` float32 (N, St), `interval_s` float32 (N,), `brightness_detail` float32 (2,); with `context`
+        `context` uint8 (N, M, 3, S, S); with `pixels` `bursts` uint8 (N, T, 3, G * P, G * P).
     """
     segments = list(draw.segments)
     with safe_open(clip.path, "numpy") as file:
-        statistics = file.get_tensor("statistics")[segments, list(draw.views)]
-        context = file.get_tensor("context")[segments]
-        if draw.turn & 1:
-            context = np.ascontiguousarray(context[..., ::-1])
-        found = {"context": context, "statistics": statistics}
+        found = {
+            "statistics": file.get_tensor("statistics")[segments, list(draw.views)],
+            "interval_s": file.get_tensor("interval_s")[segments],
+            "brightness_detail": file.get_tensor("brightness_detail"),
+        }
+        if context:
+            frames = file.get_tensor("context")[segments]
+            found["context"] = np.ascontiguousarray(frames[..., ::-1]) if draw.mirrored else frames
         if pixels:
-            offsets = file.get_tensor("offsets").astype(int)
+            offsets, pans = file.get_tensor("offsets").astype(int), file.get_tensor("pans")
             rng = None if draw.seed is None else np.random.default_rng(draw.seed)
             planes = file.get_slice("luma"), file.get_slice("chroma")
             found["bursts"] = np.stack(
                 [
-                    _mosaic(planes, segment, offsets[view], draw, settings, rng)
+                    _mosaic(planes, segment, offsets[view], pans[view], draw, settings, rng)
                     for segment, view in zip(draw.segments, draw.views, strict=True)
                 ]
             )
@@ -260,49 +301,38 @@ def _mosaic(
     planes: tuple,
     segment: int,
     offsets_C2: np.ndarray,
+    pan: np.ndarray,
     draw: Draw,
     settings: CacheSettings,
     rng: np.random.Generator | None,
 ) -> np.ndarray:
     """Put fragments of one burst together; uint8 (T, 3, g * P, g * P)."""
     px, side, count = settings.sampling.fragment_px, draw.fragments, draw.fragments**2
-    cells = np.arange(len(offsets_C2))
+    frames, cells = settings.sampling.burst_frames, np.arange(len(offsets_C2))
     if rng is not None:
         cells = np.sort(rng.choice(cells, count, replace=count > len(cells)))
-        offsets_C2 = 2 * rng.integers(settings.margin_px // 2 + 1, size=offsets_C2.shape)
+        offsets_C2 = _offsets(rng, settings, pan)
     luma, chroma = planes
-    mosaic = np.empty((settings.sampling.burst_frames, 3, side, px, side, px), np.uint8)
+    mosaic = np.empty((frames, 3, side, px, side, px), np.uint8)
     for place, cell in enumerate(cells[:count]):
         i, j = divmod(place, side)
-        y, x = offsets_C2[cell]
-        mosaic[:, 0, i, :, j] = luma[segment, int(cell)][..., y : y + px, x : x + px]
-        small = chroma[segment, int(cell)][..., y // 2 : (y + px) // 2, x // 2 : (x + px) // 2]
+        origin = offsets_C2[cell]
+        mosaic[:, 0, i, :, j] = _panned(luma[segment, int(cell)], origin, pan, px, frames)
+        small = _panned(chroma[segment, int(cell)], origin // 2, pan // 2, px // 2, frames)
         mosaic[:, 1:, i, :, j] = small.repeat(2, -1).repeat(2, -2)
-    mosaic = mosaic.reshape(settings.sampling.burst_frames, 3, side * px, side * px)
-    return _turned(mosaic, draw.turn, draw.hue)
-
-
-def _turned(mosaic_T3MM: np.ndarray, turn: int, hue: int) -> np.ndarray:
-    """Lay a burst another way, in other colours; see Draw."""
-    mosaic = mosaic_T3MM[..., ::-1] if turn & 1 else mosaic_T3MM
-    mosaic = mosaic[..., ::-1, :] if turn & 2 else mosaic
-    mosaic = mosaic.swapaxes(-1, -2) if turn & 4 else mosaic
-    mosaic = np.ascontiguousarray(mosaic[:, [0, 2, 1]] if hue & 1 else mosaic)
-    for plane, bit in ((1, 2), (2, 4)):
-        if hue & bit:
-            mosaic[:, plane] = 256 - np.maximum(mosaic[:, plane].astype(np.int16), 1)
-    return mosaic
+    mosaic = mosaic.reshape(frames, 3, side * px, side * px)
+    return np.ascontiguousarray(mosaic[..., ::-1]) if draw.mirrored else mosaic
 
 
 class ClipDataset(torch.utils.data.Dataset):
     """Clips by their draws; see `read`."""
 
-    def __init__(self, clips: Sequence[Clip], settings: CacheSettings, *, pixels: bool) -> None:
-        self.clips, self.settings, self.pixels = clips, settings, pixels
+    def __init__(self, clips: Sequence[Clip], settings: CacheSettings, *, context: bool, pixels: bool) -> None:
+        self.clips, self.settings, self.context, self.pixels = clips, settings, context, pixels
 
     def __getitem__(self, draw: Draw) -> tuple[Draw, dict[str, np.ndarray]]:
         """Read a draw."""
-        return draw, read(self.clips[draw.clip], draw, self.settings, pixels=self.pixels)
+        return draw, read(self.clips[draw.clip], draw, self.settings, context=self.context, pixels=self.pixels)
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -314,7 +344,7 @@ class ContentBatches:
 
     Args:
         clips: to draw from.
-        weights: data set -> how often a content is drawn from it.
+        weights: data set -> how often a content is drawn from it; those that are not there are left out.
         contents, versions: a batch has contents * versions clips: so many versions of each content at most, and
             more contents where they have fewer.
         segments: numbers of segments a batch may show, one for all its clips.
@@ -340,7 +370,8 @@ class ContentBatches:
         self.contents: dict[str, list[list[int]]] = defaultdict(list)
         by_content: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, clip in enumerate(clips):
-            by_content[clip.video.dataset, clip.video.content_id].append(index)
+            if weights.get(clip.video.dataset):
+                by_content[clip.video.dataset, clip.video.content_id].append(index)
         for (dataset, _), members in by_content.items():
             self.contents[dataset].append(members)
         self.lengths = [segment_count(clip) for clip in clips]
@@ -379,5 +410,5 @@ class ContentBatches:
             rng.permutation(np.resize(np.arange(self.lengths[clip]), max(shown, self.lengths[clip])))[:shown]
         )
         views = rng.integers(self.views, size=shown)
-        seed, turn, hue = (int(rng.integers(count)) for count in (2**31, 8, 8))
-        return Draw(clip, tuple(segments.tolist()), tuple(views.tolist()), seed, self.fragments, turn, hue)
+        seed, mirrored = int(rng.integers(2**31)), bool(rng.integers(2))
+        return Draw(clip, tuple(segments.tolist()), tuple(views.tolist()), seed, self.fragments, mirrored)

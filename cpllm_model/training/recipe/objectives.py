@@ -1,15 +1,16 @@
-"""What a stage minimises: all tasks through the decoder, or the pixel encoder through heads of its own.
+"""What a stage minimises: all tasks through the decoder, or the encoders through heads of their own.
 
 In: a batch as `Collator` gives it. Out: the loss and its parts. An objective is a module around the model, so that
 every engine (one process, DDP) can wrap it; its state holds what learns and nothing else.
 
 Shape legend: X clips of a batch, N segments, L visual tokens of a segment, D decoder width, K distortions,
-R tokens of the pixel encoder, E its width, Q pairs.
+R tokens of an encoder, E its width, Q pairs, M context frames, V views.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from torch.nn import functional
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pad
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES, level_of, severity_word
+from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITIES, level_of, severity_word
 from cpllm_model.training.data.clips import Clip, Draw
 from cpllm_model.training.data.descriptions import SceneFacts, describe, named
 from cpllm_model.training.data.distortions import NAMED_FROM
+from cpllm_model.training.data.manifests import LabelledVideo
 from cpllm_model.training.recipe.config import Part, Tasks
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
 
@@ -35,6 +37,26 @@ PART_MODULES: dict[Part, tuple[str, ...]] = {
     "decoder": ("language_model",),
 }
 Batch = dict[str, Any]
+#: Rating that is assumed of a source that nobody rated, only to say how far its versions lie apart: about what people
+#: give to a photograph of BIQ2021's best fifth.
+NOMINAL_MOS = 4.2
+#: Share of pairs that are of one content, where a clip has peers of both kinds.
+SAME_CONTENT_SHARE = 0.75
+#: Width of a probe's head, and how often it does without one of its streams.
+HEAD_WIDTH, STREAM_DROPOUT = 256, 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenViews:
+    """What frozen encoders saw of clips, float16; None for an encoder that learns.
+
+    Args:
+        context: (clips, N, M, R, E).
+        pixel: (clips, N, V, R, E).
+    """
+
+    context: np.ndarray | None = None
+    pixel: np.ndarray | None = None
 
 
 class Collator:
@@ -43,31 +65,43 @@ class Collator:
     Args:
         clips: of the data set.
         processor: of the model.
-        pixel_hidden: clip, segment and view -> what a frozen pixel encoder saw, float16 (clips, N, V, R, E).
+        frozen: what frozen encoders saw of the clips.
     """
 
     def __init__(
-        self, clips: Sequence[Clip], processor: CPLLMProcessor, pixel_hidden: np.ndarray | None = None
+        self, clips: Sequence[Clip], processor: CPLLMProcessor, frozen: FrozenViews = FrozenViews()
     ) -> None:
-        self.clips, self.processor, self.pixel_hidden = clips, processor, pixel_hidden
+        self.clips, self.processor, self.frozen = clips, processor, frozen
 
     def __call__(self, read: Sequence[tuple[Draw, dict[str, np.ndarray]]]) -> Batch:
-        """Give tensors: `context`, `statistics`, `bursts` or `pixel_hidden`, labels, and texts as lists of ids.
+        """Give tensors: `statistics`, `interval_s`, what encoders see or saw, labels; and texts as lists of ids.
 
-        What is not known of a clip is NaN, or an empty list.
+        `context` and `bursts` are there for encoders that learn, `context_hidden` and `pixel_hidden` for frozen ones.
+        What is not known of a clip is NaN, -1 for a fact of its scene, or an empty list. `order` is what orders a clip
+        among those of its content: its mos, or for those of an unrated source what NOMINAL_MOS would leave.
         """
         draws = [draw for draw, _ in read]
         videos = [self.clips[draw.clip].video for draw in draws]
+        scenes = [
+            _scene(video, arrays["brightness_detail"]) for video, (_, arrays) in zip(videos, read, strict=True)
+        ]
         batch: Batch = {name: torch.from_numpy(np.stack([arrays[name] for _, arrays in read])) for name in read[0][1]}
-        if self.pixel_hidden is not None:
-            seen = [self.pixel_hidden[draw.clip, list(draw.segments), list(draw.views)] for draw in draws]
-            batch["pixel_hidden"] = torch.from_numpy(np.stack(seen))
+        if self.frozen.context is not None:
+            context = [self.frozen.context[draw.clip, list(draw.segments)] for draw in draws]
+            batch["context_hidden"] = torch.from_numpy(np.stack(context))
+        if self.frozen.pixel is not None:
+            pixel = [self.frozen.pixel[draw.clip, list(draw.segments), list(draw.views)] for draw in draws]
+            batch["pixel_hidden"] = torch.from_numpy(np.stack(pixel))
         unknown = dict.fromkeys(DISTORTIONS, np.nan)
         severities = [[(video.severities or unknown)[name] for name in DISTORTIONS] for video in videos]
         groups = {key: index for index, key in enumerate(dict.fromkeys((v.dataset, v.content_id) for v in videos))}
         names = {name: index for index, name in enumerate(dict.fromkeys(video.dataset for video in videos))}
         batch["mos"] = torch.tensor([np.nan if video.mos is None else video.mos for video in videos]).float()
+        batch["order"] = torch.tensor([order_of(video) for video in videos]).float()
         batch["severities"] = torch.tensor(severities).float()
+        batch["scene"] = torch.tensor(
+            [[words.index(one[name]) if name in one else -1 for name, words in SCENE_FACTS.items()] for one in scenes]
+        )
         batch["content"] = torch.tensor([groups[video.dataset, video.content_id] for video in videos])
         batch["dataset"] = torch.tensor([names[video.dataset] for video in videos])
         batch["texts"] = [text for index, draw in enumerate(draws) for text in self._texts(index, draw)]
@@ -81,20 +115,20 @@ class Collator:
         segments, processor, found = len(draw.segments), self.processor, []
         # Sentences are the longest sequences and the first thing to be learned: those of every other clip are enough.
         due = (draw.seed or 0) % 2 == 0
-        if due and video.description is not None and video.mos is not None and video.severities is not None:
-            mos, severities, text = video.mos, video.severities, video.description
-            if (draw.seed or 0) % 4 == 0:
-                mos, severities, text = _imagined(text, np.random.default_rng(draw.seed))
+        if due and video.description is not None and video.severities is not None:
+            mos, severities, scene, text = video.mos, video.severities, video.scene or {}, video.description
+            if mos is None or (draw.seed or 0) % 4 == 0:
+                mos, severities, scene, text = _imagined(np.random.default_rng(draw.seed))
             words = {name: severity_word(max(1.0, severities[name])) for name in named(severities)}
-            found.append((processor.describe_ids(segments, level_of(mos), words), text))
+            found.append((processor.describe_ids(segments, level_of(mos), words, scene), text))
         if video.dialogue:
             question, answer = video.dialogue[(draw.seed or 0) % len(video.dialogue)]
             found.append((processor.ask_ids(segments, question), answer))
         return [(index, ids, [*processor.text_ids(answer), processor.eos_id]) for ids, answer in found]
 
 
-def _imagined(text: str, rng: np.random.Generator) -> tuple[float, dict[str, float], str]:
-    """Make up what was answered of a clip, and describe that, with what is shown as it is.
+def _imagined(rng: np.random.Generator) -> tuple[float, dict[str, float], dict[str, str], str]:
+    """Make up what was answered of a clip, and describe that.
 
     Words must follow the answers that the question states; in the data at hand the two go together so well that the
     decoder would not learn which to follow, and rare distortions are too rare to learn their words.
@@ -102,25 +136,42 @@ def _imagined(text: str, rng: np.random.Generator) -> tuple[float, dict[str, flo
     present = rng.random(len(DISTORTIONS)) < rng.choice([0.05, 0.2, 0.35])
     severities = dict(zip(DISTORTIONS, np.where(present, rng.uniform(1, 5, len(DISTORTIONS)), 0).tolist(), strict=True))
     mos = float(rng.uniform(1, 5))
-    said = describe(mos, severities, SceneFacts(100, 10, 5), rng)
-    return mos, severities, f"{said.rsplit('. ', 1)[0]}. {text.rsplit('. ', 1)[1]}" if ". " in text else said
+    scene = {name: str(rng.choice(words)) for name, words in SCENE_FACTS.items()}
+    return mos, severities, scene, describe(mos, severities, scene, rng)
+
+
+def _scene(video: LabelledVideo, brightness_detail: np.ndarray) -> dict[str, str]:
+    """Give the known facts of a scene; of a picture nobody labelled, its light and detail as measured."""
+    if video.scene is not None:
+        return video.scene
+    words = SceneFacts(float(brightness_detail[0]), float(brightness_detail[1]), 0.0).words()
+    return {name: words[name] for name in ("light", "detail")}
+
+
+def order_of(video: LabelledVideo) -> float:
+    """Give what orders a video among those of its content; NaN where nothing does. See Collator."""
+    if video.mos is not None:
+        return video.mos
+    return np.nan if video.quality_left is None else 1 + (NOMINAL_MOS - 1) * video.quality_left
 
 
 def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
-    """Pair each clip with one of its content or one of another, in random order; int64 (Q, 2).
+    """Pair each clip with one of its content or, more rarely, of another, in random order; int64 (Q, 2).
 
-    Only clips of one data set are paired: the scales of two say nothing of each other.
+    Only clips of one data set are paired, since the scales of two say nothing of each other; unrated ones only with
+    those of their content.
     """
     rng = np.random.default_rng([draw.seed or 0 for draw in draws])
     content, dataset = batch["content"].numpy(), batch["dataset"].numpy()
-    rated = ~np.isnan(batch["mos"].numpy())
+    ordered, rated = ~np.isnan(batch["order"].numpy()), ~np.isnan(batch["mos"].numpy())
     pairs = []
-    for index in np.flatnonzero(rated):
-        peers = rated & (dataset == dataset[index]) & (np.arange(len(rated)) != index)
-        same = content == content[index]
-        within_or_across = [others for others in (peers & same, peers & ~same) if others.any()]
-        if within_or_across:
-            others = within_or_across[rng.integers(len(within_or_across))]
+    for index in np.flatnonzero(ordered):
+        peers = ordered & (dataset == dataset[index]) & (np.arange(len(ordered)) != index)
+        same = peers & (content == content[index])
+        others = peers & rated & (content != content[index]) if rated[index] else np.zeros_like(peers)
+        if same.any() and (not others.any() or rng.random() < SAME_CONTENT_SHARE):
+            others = same
+        if others.any():
             pair = [int(index), int(rng.choice(np.flatnonzero(others)))]
             pairs.append(pair if rng.random() < 0.5 else pair[::-1])
     return np.array(pairs, np.int64).reshape(-1, 2)
@@ -130,8 +181,9 @@ class Objective(nn.Module):
     """A model and what is minimised of it; see the module."""
 
     model: CPLLMForVideoQuality
-    #: Whether batches need bursts; without, it sees their statistics alone.
-    pixels = True
+    #: Whether key frames, and bursts, are looked at: by encoders that learn or, in validation, at all.
+    context, pixels = True, True
+    sees_context, sees_pixels = True, True
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Give what learns, and buffers; frozen weights are in the model that a stage began with.
@@ -150,66 +202,90 @@ class Objective(nn.Module):
                 module.activation_checkpointing_enable(**kwargs)
 
 
-class PixelProbe(Objective):
-    """The pixel encoder, through a head for the score and for every distortion.
+class Probe(Objective):
+    """The encoders, through a head for the score and for every distortion.
 
     Args:
         model, processor: of the run.
-        fragments: whether fragments are shown, or of this project's own encoder the token of statistics alone learns.
+        learns: encoders that learn.
+        fragments: whether pictures are shown, or of this project's own pixel encoder the token of statistics alone
+            learns.
 
     Raises:
-        ConfigurationError: neither is there to learn from.
+        ConfigurationError: nothing is there to learn from.
     """
 
-    def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, *, fragments: bool = True) -> None:
+    def __init__(
+        self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, learns: Sequence[Part], *, fragments: bool = True
+    ) -> None:
         super().__init__()
         self.model, self.processor = model, processor
         self.model.requires_grad_(False)
-        self.model.pixel_encoder.requires_grad_(True)
-        # Of this project's encoder, the statistics' token is no peer of the fragments' and is not averaged with them.
+        for part in ("context_encoder", "pixel_encoder"):
+            getattr(model, part).requires_grad_(part in learns)
+        # The statistics' token is no peer of the learned ones and is not averaged with them.
         self.statistics = bool(getattr(model.config.pixel_config, "statistics", False))
         if not fragments and not self.statistics:
             raise ConfigurationError("a probe of fragments: 0 needs a pixel encoder with a token of statistics")
-        self.pixels = fragments
-        self.learned = fragments and (not self.statistics or model.config.pixel_config.fragment_tokens > 0)
-        width = model.pixel_encoder.config.hidden_size
-        inputs = width * (self.learned + self.statistics)
-        answers = nn.Linear(width, 1 + 2 * len(DISTORTIONS))
+        self.context = self.sees_context = fragments and "context_encoder" in learns
+        self.pixels = self.sees_pixels = fragments and "pixel_encoder" in learns
+        learned = self.pixels and getattr(model.config.pixel_config, "cnn", True)
+        pixel_width = model.pixel_encoder.config.hidden_size
+        widths = {"context": 2 * model.context_encoder.config.hidden_size * self.context,
+                  "pixel": 2 * pixel_width * learned,
+                  "statistics": pixel_width * self.statistics * ("pixel_encoder" in learns)}  # fmt: skip
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name, width in widths.items() if width})
+        answers = nn.Linear(HEAD_WIDTH, 1 + 2 * len(DISTORTIONS))
         nn.init.normal_(answers.weight, std=0.02)
-        self.head = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), answers)
+        self.head = nn.Sequential(nn.Linear(sum(widths.values()), HEAD_WIDTH), nn.GELU(), answers)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Give the parts of the loss and their sum."""
-        mos, severities = batch["mos"], batch["severities"]
+        mos, order, severities = batch["mos"], batch["order"], batch["severities"]
         predicted, severity, presence = self._predicted(batch)
-        rated, known = ~mos.isnan(), ~severities.isnan()
+        rated, ordered, known = ~mos.isnan(), ~order.isnan(), ~severities.isnan()
         same = batch["content"][:, None] == batch["content"][None]
-        parts = {
-            "mos": functional.huber_loss(predicted[rated], mos[rated], delta=0.5),
-            "linearity": linearity_loss(predicted[rated], mos[rated]),
-            "rank": rank_loss(predicted[rated], mos[rated], same[rated][:, rated]),
-            "severity": 0.3 * functional.huber_loss(severity[known], severities[known], delta=0.5),
-            "presence": 0.3
-            * functional.binary_cross_entropy_with_logits(presence[known], (severities[known] >= NAMED_FROM).float()),
-        }
+        parts = {"rank": rank_loss(predicted[ordered], order[ordered], same[ordered][:, ordered])}
+        if rated.any():
+            parts["mos"] = functional.huber_loss(predicted[rated], mos[rated], delta=0.5)
+            parts["linearity"] = linearity_loss(predicted[rated], mos[rated])
+        if known.any():
+            there = (severities[known] >= NAMED_FROM).float()
+            parts["severity"] = 0.3 * functional.huber_loss(severity[known], severities[known], delta=0.5)
+            parts["presence"] = 0.3 * functional.binary_cross_entropy_with_logits(presence[known], there)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
-    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the predicted mos (X,) and the probability (X, K) that each distortion is there."""
+    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give the predicted mos (X,), no spread, and the probability (X, K) that each distortion is there."""
         score, _, presence = self._predicted(batch)
-        return score, presence.sigmoid()
+        return score, torch.zeros_like(score), presence.sigmoid()
 
     def _predicted(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         clips, segments = batch["statistics"].shape[:2]
-        statistics = batch["statistics"].flatten(0, 1)
+        statistics, interval_s = batch["statistics"].flatten(0, 1), batch["interval_s"].flatten()
+        seen: dict[str, torch.Tensor] = {}
+        if self.context:
+            hidden = self.model.see_context(self.processor.context_values(batch["context"].flatten(0, 2)))
+            seen["context"] = hidden.unflatten(0, (clips * segments, -1)).flatten(1, 2)
         if self.pixels:
-            hidden = self.model.see_pixels(self.processor.pixel_values(batch["bursts"].flatten(0, 1)), statistics)
-        else:
-            hidden = self.model.pixel_encoder.statistics_token(statistics)
-        pooled = [hidden[:, : hidden.shape[1] - self.statistics].mean(1)] if self.learned else []
-        if self.statistics:
-            pooled.append(hidden[:, -1])
-        found = self.head(torch.cat(pooled, 1).unflatten(0, (clips, segments)).mean(1)).float()
+            hidden = self.model.see_pixels(
+                self.processor.pixel_values(batch["bursts"].flatten(0, 1)), interval_s, statistics
+            )
+            seen["pixel"] = hidden[:, : hidden.shape[1] - self.statistics]
+            seen["statistics"] = hidden[:, -1]
+        elif "statistics" in self.norms:
+            seen["statistics"] = self.model.pixel_encoder.statistics_token(statistics)[:, 0]
+        pooled = []
+        for name, norm in self.norms.items():
+            one = seen[name]
+            if one.ndim == 3:
+                one = torch.cat([one.mean(1), one.std(1, correction=0)], 1)
+            one = norm(one)
+            if self.training and len(self.norms) > 1:
+                # Each stream must be able to judge by itself: now and then one is not there.
+                one = one * (torch.rand(len(one), 1, device=one.device) >= STREAM_DROPOUT)
+            pooled.append(one)
+        found = self.head(torch.cat(pooled, 1)).unflatten(0, (clips, segments)).mean(1).float()
         score, severity, presence = found.split([1, len(DISTORTIONS), len(DISTORTIONS)], 1)
         return score[:, 0] + 3, severity, presence
 
@@ -228,17 +304,10 @@ class TaskObjective(Objective):
     ) -> None:
         super().__init__()
         self.model, self.processor, self.tasks = model, processor, tasks
+        self.context, self.pixels = "context_encoder" in learns, "pixel_encoder" in learns
         for part, modules in PART_MODULES.items():
             for name in modules:
                 getattr(model, name).requires_grad_(part in learns)
-
-    def train(self, mode: bool = True) -> TaskObjective:
-        """Train all but batch norms' running statistics: small batches would only make them noisier."""
-        super().train(mode)
-        for module in self.model.pixel_encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Give the parts of the loss and their weighted sum."""
@@ -253,20 +322,26 @@ class TaskObjective(Objective):
         total = torch.stack(list(parts.values())).sum() if parts else visual_XLD.sum() * 0
         return {"loss": total, **parts}
 
-    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the predicted mos (X,) and the probability (X, K) that each distortion is there."""
-        levels, *severities = self._ratings(self._look(batch))
-        return _expected(levels, 1), torch.stack([1 - logits.softmax(-1)[:, 0] for logits in severities], 1)
+    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give the predicted mos (X,), its spread, and the probability (X, K) that each distortion is there."""
+        levels, *others = self._ratings(self._look(batch))
+        severities, score = others[: len(DISTORTIONS)], _expected(levels, 1)
+        away = torch.arange(1, len(LEVELS) + 1, device=score.device) - score[:, None]
+        std = (levels.softmax(-1) * away.square()).sum(-1).sqrt()
+        return score, std, torch.stack([1 - logits.softmax(-1)[:, 0] for logits in severities], 1)
 
     def _look(self, batch: Batch) -> torch.Tensor:
         """Give the visual tokens (X, N * L, D)."""
-        clips, segments = batch["context"].shape[:2]
-        context = self.model.see_context(self.processor.context_values(batch["context"].flatten(0, 2)))
+        clips, segments = batch["statistics"].shape[:2]
+        if "context_hidden" in batch:
+            context = batch["context_hidden"].flatten(0, 2).to(self.model.markers.weight.dtype)
+        else:
+            context = self.model.see_context(self.processor.context_values(batch["context"].flatten(0, 2)))
         if "pixel_hidden" in batch:
-            pixel = batch["pixel_hidden"].flatten(0, 1).to(context.dtype)
+            pixel = batch["pixel_hidden"].flatten(0, 1).to(self.model.markers.weight.dtype)
         else:
             bursts = self.processor.pixel_values(batch["bursts"].flatten(0, 1))
-            pixel = self.model.see_pixels(bursts, batch["statistics"].flatten(0, 1))
+            pixel = self.model.see_pixels(bursts, batch["interval_s"].flatten(), batch["statistics"].flatten(0, 1))
         tokens = self.model.project(context, pixel)
         return tokens.reshape(clips, segments * tokens.shape[1], -1)
 
@@ -275,27 +350,36 @@ class TaskObjective(Objective):
 
     def _ratings(self, visual_XLD: torch.Tensor) -> list[torch.Tensor]:
         sequence, places = self.processor.rating_ids(self._segments(visual_XLD))
-        count = len(visual_XLD)
-        answers = [self.processor.level_ids] + [self.processor.severity_ids] * len(DISTORTIONS)
+        count, answers = len(visual_XLD), self.processor.rating_answer_ids
         return self.model.answer_logits([sequence] * count, visual_XLD.flatten(0, 1), [places] * count, answers)
 
     def _rating_losses(self, batch: Batch, visual_XLD: torch.Tensor) -> dict[str, torch.Tensor]:
-        levels, *severity_logits = self._ratings(visual_XLD)
-        mos, severities = batch["mos"], batch["severities"]
-        rated, parts = ~mos.isnan(), {}
-        if self.tasks.score and rated.any():
-            scores, mos = _expected(levels, 1)[rated], mos[rated]
-            same = (batch["content"][:, None] == batch["content"][None])[rated][:, rated]
-            parts["level"] = soft_cross_entropy(levels[rated], soft_labels(mos, 1, len(LEVELS))).mean()
-            parts["linearity"] = linearity_loss(scores, mos)
-            parts["rank"] = rank_loss(scores, mos, same)
-            parts = {name: self.tasks.score * value for name, value in parts.items()}
+        levels, *others = self._ratings(visual_XLD)
+        severity_logits, scene_logits = others[: len(DISTORTIONS)], others[len(DISTORTIONS) :]
+        mos, order, severities, scene = batch["mos"], batch["order"], batch["severities"], batch["scene"]
+        rated, ordered, parts = ~mos.isnan(), ~order.isnan(), {}
+        if self.tasks.score:
+            scores = _expected(levels, 1)
+            same = (batch["content"][:, None] == batch["content"][None])[ordered][:, ordered]
+            found = {"rank": rank_loss(scores[ordered], order[ordered], same)}
+            if rated.any():
+                wanted = soft_labels(mos[rated], 1, len(LEVELS))
+                found["level"] = soft_cross_entropy(levels[rated], wanted).mean()
+                found["linearity"] = linearity_loss(scores[rated], mos[rated])
+            parts |= {name: self.tasks.score * value for name, value in found.items()}
         known = ~severities.isnan()
         if self.tasks.distortions and known.any():
             logits = torch.stack(severity_logits, 1)[known]
             wanted = soft_labels(severities[known], 0, len(SEVERITIES))
             # The mean is over clips and distortions; most are absent, and each must still be learned.
             parts["severity"] = self.tasks.distortions * 2 * soft_cross_entropy(logits, wanted).mean()
+        if self.tasks.scene and (scene >= 0).any():
+            lost = [
+                functional.cross_entropy(logits[facts >= 0], facts[facts >= 0])
+                for logits, facts in zip(scene_logits, scene.T, strict=True)
+                if (facts >= 0).any()
+            ]
+            parts["scene"] = self.tasks.scene * torch.stack(lost).mean()
         return parts
 
     def _text_loss(self, texts: list[tuple[int, list[int], list[int]]], visual_XLD: torch.Tensor) -> torch.Tensor:
@@ -306,7 +390,7 @@ class TaskObjective(Objective):
 
     def _comparison_loss(self, batch: Batch, visual_XLD: torch.Tensor) -> torch.Tensor:
         first, second = batch["pairs"].T
-        wanted = preference(batch["mos"][first], batch["mos"][second])
+        wanted = preference(batch["order"][first], batch["order"][second])
         visual = torch.stack([visual_XLD[first], visual_XLD[second]], 1).flatten(0, 2)
         sequence = self.processor.compare_ids(self._segments(visual_XLD), self._segments(visual_XLD))
         count = len(first)

@@ -17,39 +17,41 @@ from cpllm_model.scale import DISTORTIONS
 from cpllm_model.training.data.clips import CacheSettings, Clip, ClipDataset, Draw, segment_count
 from cpllm_model.training.data.distortions import NAMED_FROM
 from cpllm_model.training.data.manifests import LabelledVideo
-from cpllm_model.training.recipe.objectives import Collator, PixelProbe, TaskObjective
+from cpllm_model.training.recipe.objectives import Collator, Probe, TaskObjective, order_of
 
 _BATCH = 16
 
 
 @torch.inference_mode()
 def predict(
-    objective: PixelProbe | TaskObjective, clips: Sequence[Clip], cache: CacheSettings, processor: CPLLMProcessor
-) -> tuple[np.ndarray, np.ndarray]:
+    objective: Probe | TaskObjective, clips: Sequence[Clip], cache: CacheSettings, processor: CPLLMProcessor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Answer for clips as at inference: all segments, fragments where inference cuts them.
 
     Returns:
-        scores float64 (clips,), and the probability of each distortion, float64 (clips, distortions).
+        scores and their standard deviations, float64 (clips,), and the probability of each distortion, float64
+        (clips, distortions).
     """
     was_training = objective.training
     objective.eval()
     device = next(objective.parameters()).device
     collate = Collator(clips, processor)
     grid = cache.sampling.fragment_grid
-    scores, found = np.zeros(len(clips)), np.zeros((len(clips), len(DISTORTIONS)))
+    scores, stds, found = np.zeros(len(clips)), np.zeros(len(clips)), np.zeros((len(clips), len(DISTORTIONS)))
     by_length: dict[int, list[int]] = {}
     for index, clip in enumerate(clips):
         by_length.setdefault(segment_count(clip), []).append(index)
-    dataset = ClipDataset(clips, cache, pixels=objective.pixels)
+    dataset = ClipDataset(clips, cache, context=objective.sees_context, pixels=objective.sees_pixels)
     for count, indices in by_length.items():
         for chosen in _chunks(indices, _BATCH):
             draws = [Draw(i, tuple(range(count)), (0,) * count, None, grid) for i in chosen]
             batch = collate([dataset[draw] for draw in draws])
             batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                scores[chosen], found[chosen] = (one.double().cpu().numpy() for one in objective.answers(batch))
+                answers = objective.answers(batch)
+            scores[chosen], stds[chosen], found[chosen] = (one.double().cpu().numpy() for one in answers)
     objective.train(was_training)
-    return scores, found
+    return scores, stds, found
 
 
 def figures(videos: Sequence[LabelledVideo], scores: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -60,19 +62,23 @@ def figures(videos: Sequence[LabelledVideo], scores: np.ndarray, probabilities: 
         scores, probabilities: as `predict` gives them.
 
     Returns:
-        SRCC and PLCC over all rated videos, the share of pairs of one content in the right order (labels more than
+        SRCC and PLCC over the rated videos of each data set, the share of pairs of one content in the right order (labels more than
         0.05 apart), and the mean over distortions of the AUC of their probabilities; what is not defined is NaN.
     """
     if not videos:
         return {}
-    mos = np.array([np.nan if video.mos is None else video.mos for video in videos])
-    contents = np.array([video.content_id for video in videos])
-    rated = ~np.isnan(mos)
-    found = {"srcc": np.nan, "plcc": np.nan}
-    if rated.sum() > 1:
-        agreed = agreement(scores[rated], mos[rated])
-        found = {"srcc": agreed.srcc, "plcc": agreed.plcc}
-    better = (contents[:, None] == contents[None]) & (mos[:, None] > mos[None] + 0.05)
+    mos, order = (
+        np.array([np.nan if value is None else value for value in values])
+        for values in ([video.mos for video in videos], [order_of(video) for video in videos])
+    )
+    contents = np.array([f"{video.dataset}/{video.content_id}" for video in videos])
+    found: dict[str, float] = {}
+    for name in sorted({video.dataset for video in videos}):
+        rated = ~np.isnan(mos) & np.array([video.dataset == name for video in videos])
+        if rated.sum() > 2:
+            agreed = agreement(scores[rated], mos[rated])
+            found |= {f"srcc {name}": agreed.srcc, f"plcc {name}": agreed.plcc}
+    better = (contents[:, None] == contents[None]) & (order[:, None] > order[None] + 0.05)
     found["same_content_pairs"] = share((scores[:, None] > scores[None])[better].sum(), better.sum())
     known = np.array([video.severities is not None for video in videos])
     severities = [[(video.severities or {}).get(name, 0.0) for name in DISTORTIONS] for video in videos]

@@ -30,7 +30,7 @@ from cpllm_model.training.recipe.config import Data, Lora, TrainConfig
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
 
 SAMPLING = SamplingSettings(
-    segments=4, context_frames=2, context_size_px=112, burst_frames=8, fragment_grid=3, fragment_px=96
+    segments=4, context_frames=1, context_size_px=224, burst_frames=8, fragment_grid=3, fragment_px=96
 )
 SETTINGS = CacheSettings(SAMPLING, segments=2, margin_px=16, views=2)
 RATES = {18: 4.8, 30: 4.0, 38: 3.0, 46: 1.8}
@@ -66,11 +66,11 @@ def configuration(manifest, cache_folder, out, **changes) -> TrainConfig:
         "data": [{"path": str(manifest)}],
         "cache": {"folder": str(cache_folder)},
         "workers": 0,
-        "model_overrides": {"pixel_config": {"fragment_tokens": 3}, "pixel_tokens": 4},  # all that can learn
+        "vision_weights": "random",
         "stages": [
-            {"name": "pixel", "objective": "probe", "learns": ["pixel_encoder"], "steps": 4, "contents": 2,
+            {"name": "vision", "objective": "probe", "learns": ["context_encoder", "pixel_encoder"], "steps": 4, "contents": 2,
              "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5, "save_every": 2},
-            {"name": "tasks", "learns": ["context_encoder", "projectors", "decoder"], "steps": 4, "contents": 2,
+            {"name": "tasks", "learns": ["projectors", "decoder"], "steps": 4, "contents": 2,
              "versions": 2, "segments": [1, 2], "warmup_steps": 1, "save_every": 2},
         ],
     } | changes  # fmt: skip
@@ -121,7 +121,7 @@ def test_a_killed_run_resumes_to_the_same_curve_and_weights(trained, manifest, c
     whole, folder = trained
     config = configuration(manifest, cache_folder, tmp_path / "killed")
     command = [sys.executable, "-m", "cpllm_model.training.recipe.loop", str(tmp_path / "killed.yaml")]
-    for stage, step in (("pixel", 3), ("tasks", 3)):
+    for stage, step in (("vision", 3), ("tasks", 3)):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -154,7 +154,7 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     assert before.keys() == after.keys() and folder == config.out / "model"
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
-    assert torch.equal(before["pixel_encoder.layers.0.0.weight"], after["pixel_encoder.layers.0.0.weight"])
+    assert torch.equal(before["pixel_encoder.cnn.stem.conv.weight"], after["pixel_encoder.cnn.stem.conv.weight"])
 
 
 @pytest.mark.parametrize(
