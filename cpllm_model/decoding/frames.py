@@ -243,9 +243,7 @@ class Sampler:
         """Keep a frame as the one after `count` of a want."""
         if tick >= self._plan.bounds[want.segment][1]:
             raise Unreachable(f"segment {want.segment} has too few frames")
-        if min(frame.width, frame.height) < self._fragment_px:
-            size, side = f"{frame.width}x{frame.height}", self._fragment_px
-            raise TooSmallError(self._source.name, f"a frame of {size} px is smaller than a fragment of {side} px")
+        require_fragment(frame, self._source.name, self._fragment_px)
         if frame.is_corrupt:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:
@@ -256,6 +254,17 @@ class Sampler:
             self._last_seen = tick
         for _ in range(want.context_picks.count(count)):
             self._sight.contexts[want.segment].append((tick, self._converter.context(frame)))
+
+
+def require_fragment(frame: VideoFrame, name: str, fragment_px: int) -> None:
+    """Refuse frames that one fragment does not fit into.
+
+    Raises:
+        TooSmallError: it does not.
+    """
+    if min(frame.width, frame.height) < fragment_px:
+        size = f"{frame.width}x{frame.height}"
+        raise TooSmallError(name, f"a frame of {size} px is smaller than a fragment of {fragment_px} px")
 
 
 class _Burst:

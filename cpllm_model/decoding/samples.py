@@ -31,15 +31,35 @@ def has_video_name(name: str) -> bool:
     return name.rpartition(".")[2].lower() in _VIDEO_SUFFIXES
 
 
+def picture_codec(head: bytes) -> str | None:
+    """Tell by the first bytes of a file which kind of still picture it is.
+
+    Args:
+        head: 18 bytes or more, all of a shorter file.
+
+    Returns:
+        "jpeg", "png", "webp" or "bmp"; None if it is none of them.
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    # Two letters alone say too little; the size of the header that follows has few values.
+    is_bmp = head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in {12, 16, 40, 52, 56, 64, 108, 124}
+    return "bmp" if is_bmp else None
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container and the first frame of its video stream say.
+    """What a container and the first frame of its video stream say; or a picture, as a video of equal frames.
 
     Args:
         duration_s: of the video stream; measured where the container does not say.
         width_px, height_px: as displayed, after rotation; pixels are not stretched to the aspect ratio.
         fps: mean frame rate.
-        codec: libav's name of the coding format, such as "h264".
+        codec: libav's name of the coding format, such as "h264"; of a picture what `picture_codec` says.
         pixel_format: libav's name, such as "yuv420p10le".
         rotation_deg: clockwise turn applied for display, one of 0, 90, 180, 270.
         bit_rate_bps: of the video stream, else of the file.
@@ -94,7 +114,7 @@ class VideoSamples:
         info: the video.
         plan: how they were reached: "keyframe" (every burst starts on a key frame), "keyframe+decode" (some
             bursts were reached by decoding on from an earlier key frame) or "sequential" (no usable index:
-            the file was read through).
+            the file was read through); "still" for a picture.
         damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
             out, and frames declared and not there. What it gave is kept: it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.

@@ -1,4 +1,4 @@
-"""Probe and decode a video, in this process; `sandbox.py` does it behind a wall.
+"""Probe and decode a video or a still picture, in this process; `sandbox.py` does it behind a wall.
 
 In: a seekable binary file, whose bytes are hostile until proven otherwise. Out: VideoInfo or VideoSamples, or
 one typed VideoError. Ways to reach the frames are tried from the cheapest on: by the container's index, by
@@ -18,8 +18,9 @@ from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
 from cpllm_model.decoding.frames import IndexedReader, Sampler, SequentialReader, Sight
+from cpllm_model.decoding.pictures import decode_picture, probe_picture
 from cpllm_model.decoding.pixels import displayed_size, orientation
-from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
+from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, picture_codec
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
 from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure, scan_packets
 from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
@@ -54,6 +55,8 @@ def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> Vide
         VideoError: it cannot be opened, or not within the limits.
     """
     with _source(file, name, limits) as source:
+        if codec := picture_codec(source.head()):
+            return probe_picture(source, codec)
         with source.opened() as video:
             known = video.likely_duration_s() is not None and video.declared_fps() is not None
             measured = (None, None) if known else measure(video)
@@ -65,7 +68,7 @@ def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> Vide
 
 
 def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: DecodeLimits | None = None) -> VideoSamples:
-    """Decode what the model sees of a video.
+    """Decode what the model sees of a video, or of a picture; which of them a file is, its first bytes tell.
 
     Args:
         file: seekable, opened for reading bytes.
@@ -77,6 +80,8 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
         VideoError: it cannot be opened, not within the limits, or not all of the plan can be seen.
     """
     with _source(file, name, limits) as source:
+        if codec := picture_codec(source.head()):
+            return decode_picture(source, codec, settings)
         try:
             return _by_index(source, settings)
         except Unreachable as reason:
