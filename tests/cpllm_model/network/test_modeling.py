@@ -3,22 +3,26 @@
 Shapes: N segments, M context frames, B burst frames, L tokens of a segment, D decoder width.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, SiglipVisionConfig
+from transformers import AutoModel
 
 from cpllm_model.errors import CheckpointError
-from cpllm_model.network.config import CPLLMConfig, CPLLMPixelConfig
+from cpllm_model.network.config import CPLLMConfig, CPLLMPixelConfig, EfficientNetLiteConfig
 from cpllm_model.network.encoders import CPLLMPixelEncoder
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import SLOT, CPLLMProcessor, train_tokenizer, yuv_to_rgb
-from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES
+from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITIES
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return CPLLMProcessor(train_tokenizer(["The picture quality is good. It shows severe blur."]))
+    config = CPLLMConfig.tiny()
+    tokenizer = train_tokenizer(["The picture quality is good. It shows severe blur."])
+    return CPLLMProcessor(tokenizer, config.context_tokens, config.pixel_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,9 @@ def model(processor):
 def inputs(processor, segments, seed=0):
     rng = np.random.default_rng(seed)
     return processor(
-        rng.integers(0, 256, (segments, 2, 3, 112, 112), np.uint8),
+        rng.integers(0, 256, (segments, 1, 3, 224, 224), np.uint8),
         rng.integers(16, 236, (segments, 8, 3, 288, 288), np.uint8),
+        np.full(segments, 0.04),
     )
 
 
@@ -54,9 +59,10 @@ def test_segments_do_not_see_each_other(model, processor):
 def test_answers_do_not_depend_on_padding(model, processor):
     tokens = model.encode_segments(**inputs(processor, 3)).flatten(0, 1)
     asked = [processor.rating_ids(1), processor.rating_ids(2)]
-    answers = [processor.level_ids] + [processor.severity_ids] * len(DISTORTIONS)
+    answers = processor.rating_answer_ids
     found = model.answer_logits([ids for ids, _ in asked], tokens, [places for _, places in asked], answers)
-    assert [one.shape for one in found] == [(2, len(LEVELS))] + [(2, len(SEVERITIES))] * len(DISTORTIONS)
+    counts = [len(LEVELS), *[len(SEVERITIES)] * len(DISTORTIONS), *map(len, SCENE_FACTS.values())]
+    assert [one.shape for one in found] == [(2, count) for count in counts]
     alone = model.answer_logits([asked[0][0]], tokens[: model.config.tokens_per_segment], [asked[0][1]], answers)
     for both, one in zip(found, alone, strict=True):
         torch.testing.assert_close(both[:1], one)
@@ -83,7 +89,7 @@ def test_the_whole_and_the_short_way_to_an_answer_agree(model, processor):
 
 def test_a_wrong_number_of_visual_tokens_fails_loudly(model, processor):
     sequence, places = processor.rating_ids(1)
-    with pytest.raises(ValueError, match="10 visual tokens for 9 slots"):
+    with pytest.raises(ValueError, match="10 visual tokens for 21 slots"):
         model.answer_logits([sequence], torch.zeros(10, 160), [places[:1]], [processor.level_ids])
 
 
@@ -93,12 +99,22 @@ def test_a_stream_may_be_left_out(stream, processor):
     config = CPLLMConfig.tiny(vocab_size=len(processor.tokenizer))
     setattr(config, stream, 0)
     tokens = CPLLMForVideoQuality(config).eval().encode_segments(**inputs(processor, 2))
-    assert tokens.shape[:2] == (2, config.tokens_per_segment) and config.tokens_per_segment in (1, 8)
+    assert tokens.shape[:2] == (2, config.tokens_per_segment) and config.tokens_per_segment in (7, 14)
+
+
+@torch.inference_mode()
+def test_folded_batch_norms_change_nothing_but_the_time(model, processor):
+    given = inputs(processor, 2)
+    before = model.encode_segments(**given)
+    folded = copy.deepcopy(model)
+    folded.fold()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded.encode_segments(**given), before, atol=1e-3, rtol=1e-3)
 
 
 def test_every_part_learns(model, processor):
     tokens = model.encode_segments(**inputs(processor, 2)).flatten(0, 1)
-    question = processor.describe_ids(2, "good", {"blur": "slight"})
+    question = processor.describe_ids(2, "good", {"blur": "slight"}, {"light": "dark"})
     ids = torch.tensor([question + processor.text_ids("The picture quality is good.")])
     model(ids, tokens, torch.ones_like(ids), ids.clamp(min=0)).loss.backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
@@ -123,10 +139,10 @@ def test_saving_and_loading_keeps_every_bit(model, processor, tmp_path):
 @torch.inference_mode()
 def test_greedy_text_is_the_same_every_time(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    texts = [model.write(processor.describe_ids(1, "good", {}), tokens, processor.eos_id, []) for _ in range(2)]
+    texts = [model.write(processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, []) for _ in range(2)]
     assert texts[0] == texts[1] and 0 < len(texts[0]) <= model.config.max_description_tokens
     forbidden = [texts[0][0]]
-    assert texts[0][0] not in model.write(processor.describe_ids(1, "good", {}), tokens, processor.eos_id, forbidden)
+    assert texts[0][0] not in model.write(processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, forbidden)
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
@@ -143,38 +159,41 @@ def test_published_sizes_are_consistent(size):
 
 
 def test_tiny_is_a_few_million_parameters(model):
-    assert 1e6 < sum(p.numel() for p in model.parameters()) < 5e6
+    assert 5e6 < sum(p.numel() for p in model.parameters()) < 10e6
 
 
 @torch.inference_mode()
-def test_convolutions_keep_fragments_apart():
-    encoder = CPLLMPixelEncoder(CPLLMPixelConfig(fragment_tokens=3)).eval()
-    bursts = random_bursts()
-    before = encoder(bursts).last_hidden_state
-    assert before.shape == (1, encoder.config.tokens, encoder.config.hidden_size)
-    bursts[..., :96, 96:192] = 128  # the second fragment: its row's token, and the statistics
-    changed = (encoder(bursts).last_hidden_state != before).any(-1)[0]
-    assert changed.tolist() == [True, False, False, True]
+def test_the_pixel_encoder_gives_depths_cells_change_and_statistics():
+    encoder = CPLLMPixelEncoder(CPLLMPixelConfig()).eval()
+    bursts, interval_s = random_bursts(), torch.tensor([0.04])
+    before = encoder(bursts, interval_s).last_hidden_state
+    assert before.shape == (1, 3 + 9 + 1 + 1, encoder.config.hidden_size)
+    later = bursts.clone()
+    later[:, -1] = bursts[:, 0]  # what changes from the first frame to the last, and the statistics
+    changed = (encoder(later, interval_s).last_hidden_state != before).any(-1)[0]
+    assert changed.tolist() == [False] * 12 + [True, True]
+    slower = (encoder(bursts, 4 * interval_s).last_hidden_state != before).any(-1)[0]
+    assert slower.tolist() == [False] * 13 + [True]
+    with pytest.raises(ValueError, match="do not fit"):
+        encoder(bursts[:, :3], interval_s)
 
 
 @torch.inference_mode()
 def test_statistics_are_a_token_of_every_fragment():
-    encoder = CPLLMPixelEncoder(CPLLMPixelConfig()).eval()
-    bursts = random_bursts()
-    before = encoder(bursts).last_hidden_state
+    encoder = CPLLMPixelEncoder(CPLLMPixelConfig(cnn=False)).eval()
+    bursts, interval_s = random_bursts(), torch.tensor([0.04])
+    before = encoder(bursts, interval_s).last_hidden_state
     assert before.shape == (1, 1, encoder.config.hidden_size)
     for row in range(0, 288, 96):
         for column in range(0, 288, 96):
             other = bursts.clone()
             other[..., row : row + 96, column : column + 96] = 128
-            assert not torch.equal(encoder(other).last_hidden_state, before)
-    with pytest.raises(ValueError, match="do not fit"):
-        encoder(bursts[:, :3])
+            assert not torch.equal(encoder(other, interval_s).last_hidden_state, before)
 
 
 def test_a_pixel_encoder_without_tokens_is_refused():
     with pytest.raises(ValueError, match="needs a token"):
-        CPLLMPixelEncoder(CPLLMPixelConfig(statistics=False))
+        CPLLMPixelEncoder(CPLLMPixelConfig(cnn=False, statistics=False))
 
 
 def random_bursts():
@@ -195,7 +214,7 @@ def test_answers_that_share_a_token_are_refused(processor):
 
 def test_sub_models_come_from_the_auto_classes():
     config = CPLLMConfig.tiny()
-    assert isinstance(config.context_config, SiglipVisionConfig)
+    assert isinstance(config.context_config, EfficientNetLiteConfig)
     assert isinstance(config.pixel_config, CPLLMPixelConfig)
     again = CPLLMConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()

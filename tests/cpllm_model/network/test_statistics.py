@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from cpllm_model.network.statistics import _comb, _histogram, burst_statistics, statistics_width
+from cpllm_model.network.statistics import _comb, _histogram, burst_statistics, statistic_names
 from cpllm_model.training.data.degradation import apply, split
 from cpllm_model.training.data.distortions import KINDS, Place, Step
 from cpllm_model.training.data.encode import rgb_to_planes
 from cpllm_model.training.data.scenes import render_scene
 
 FRAGMENTS = 4
+INTERVAL_S = 0.04
+
+
+def statistics(planes):
+    """Statistics of bursts of FRAGMENTS fragments at 25 frames a second."""
+    return burst_statistics(planes, FRAGMENTS, torch.full((len(planes) // FRAGMENTS,), INTERVAL_S))
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +34,35 @@ def bursts(planes_TJW):
 
 def test_there_is_one_finite_vector_a_burst(pristine):
     both = torch.cat([bursts(pristine), torch.full((FRAGMENTS, 8, 3, 96, 96), 128.0)])
-    found = burst_statistics(both, FRAGMENTS)
-    assert found.shape == (2, statistics_width(8)) and found.dtype == torch.float32
+    found = statistics(both)
+    assert found.shape == (2, len(statistic_names(8))) and found.dtype == torch.float32
     assert found.isfinite().all()
+
+
+def test_every_statistic_has_a_name_of_its_own():
+    names = statistic_names(8)
+    assert len(set(names)) == len(names)
+    assert names[0] == "tone, mean 0" and names[-1] == "frame interval"
+
+
+def test_the_frame_interval_is_a_statistic(pristine):
+    slow, nominal, fast = (
+        burst_statistics(bursts(pristine), FRAGMENTS, torch.tensor([interval_s])) for interval_s in (0.2, 0.04, 0.02)
+    )
+    assert slow[0, -1] > nominal[0, -1] == 0 > fast[0, -1]
+    assert torch.equal(slow[:, :-1], fast[:, :-1])
 
 
 def test_bursts_do_not_see_each_other(pristine):
     one, other = bursts(pristine), bursts(pristine[::-1])
-    together = burst_statistics(torch.cat([one, other]), FRAGMENTS)
-    torch.testing.assert_close(together[1:], burst_statistics(other, FRAGMENTS), atol=1e-4, rtol=1e-4)
+    together = statistics(torch.cat([one, other]))
+    torch.testing.assert_close(together[1:], statistics(other), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.place is not Place.ENCODE])
 def test_every_distortion_moves_some_statistic_in_order_of_severity(kind, pristine, tmp_path):
     steps = [apply(pristine, Step(kind, severity, 2), 25, tmp_path) for severity in (1, 3, 5)]
-    found = torch.cat([burst_statistics(bursts(planes), FRAGMENTS) for planes in (pristine, *steps)])
+    found = torch.cat([statistics(bursts(planes)) for planes in (pristine, *steps)])
     moves = found.diff(dim=0)
     ordered = ((moves > 1e-3).all(0) | (moves < -1e-3).all(0)).sum()
     assert ordered >= (1 if KINDS[kind].family in ("stutter", "packet loss") else 5)
