@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cpllm_model.scale import DISTORTIONS, level_of, severity_word
+from cpllm_model.scale import DISTORTIONS, SCENE_FACTS, level_of, severity_word
 from cpllm_model.training.data.distortions import KINDS, NAMED_FROM
 
 __all__ = ["NAMED_FROM", "SceneFacts", "describe", "mentions", "named", "scene_mentions"]
@@ -142,8 +142,9 @@ def describe(
     elif not any(np.isnan(value) for value in severities.values()):
         sentences.append(str(rng.choice(CLEAN)))
     said = {name: str(rng.choice(SCENE_PHRASES[name][answer])) for name, answer in scene.items()}
-    seen = _listed([said[name] for name in ("light", "detail", "motion") if name in said])
-    parts = [f"is {seen}"] * bool(seen) + [said["kind"]] * ("kind" in said)
+    parts = [said.pop("kind")] if "kind" in said else []
+    if said:
+        parts.insert(0, f"is {_listed([said[name] for name in SCENE_FACTS if name in said])}")
     if parts:
         sentences.append(f"The scene {'; it '.join(parts)}.")
     return " ".join(sentences)
