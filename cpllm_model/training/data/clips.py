@@ -402,13 +402,15 @@ class ContentBatches:
             members = datasets[which][place]
             chosen += rng.permutation(members)[: self.versions].tolist()
         shown = int(rng.choice(self.segments))
-        return [self._draw(clip, shown, rng) for clip in chosen[: self.size]]
+        # Half of the batches show what inference does, where versions of one content are cut at the same places.
+        views = 1 if rng.random() < 0.5 else self.views
+        return [self._draw(clip, shown, views, rng) for clip in chosen[: self.size]]
 
-    def _draw(self, clip: int, shown: int, rng: np.random.Generator) -> Draw:
+    def _draw(self, clip: int, shown: int, views: int, rng: np.random.Generator) -> Draw:
         # In order of time; where a clip has fewer segments than are shown, one appears again through another view.
         segments = np.sort(
             rng.permutation(np.resize(np.arange(self.lengths[clip]), max(shown, self.lengths[clip])))[:shown]
         )
-        views = rng.integers(self.views, size=shown)
+        seen = rng.integers(views, size=shown)
         seed, mirrored = int(rng.integers(2**31)), bool(rng.integers(2))
-        return Draw(clip, tuple(segments.tolist()), tuple(views.tolist()), seed, self.fragments, mirrored)
+        return Draw(clip, tuple(segments.tolist()), tuple(seen.tolist()), seed, self.fragments, mirrored)
