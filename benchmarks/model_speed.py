@@ -63,13 +63,14 @@ def split(predictor: QualityPredictor, samples: VideoSamples) -> dict[str, Calla
     """Give a call for each part; the last two are asked of tokens that are kept."""
     model, processor = predictor.model, predictor.processor
     tokens = predictor.encode([samples])
-    made = processor(samples.context_NMCHW, samples.bursts_NTCHW)
+    made = processor(samples.context_NMCHW, samples.bursts_NTCHW, samples.burst_interval_s)
     inputs = {key: value.to(model.device) for key, value in made.items()}
-    hidden = model.see_context(inputs["context_values"].flatten(0, 1)), model.see_pixels(inputs["pixel_values"])
+    bursts = inputs["pixel_values"], inputs["interval_s"]
+    hidden = model.see_context(inputs["context_values"].flatten(0, 1)), model.see_pixels(*bursts)
     return {
-        "samples to tensors": lambda: processor(samples.context_NMCHW, samples.bursts_NTCHW),
+        "samples to tensors": lambda: processor(samples.context_NMCHW, samples.bursts_NTCHW, samples.burst_interval_s),
         "context encoder": lambda: model.see_context(inputs["context_values"].flatten(0, 1)),
-        "pixel encoder": lambda: model.see_pixels(inputs["pixel_values"]),
+        "pixel encoder": lambda: model.see_pixels(*bursts),
         "projectors": lambda: model.project(*hidden),
         "decoder: score, of the whole and of segments": lambda: predictor.rate(tokens),
         "decoder: distortions and description": lambda: predictor.describe_tokens(tokens),
@@ -90,7 +91,7 @@ def tokens_a_second(predictor: QualityPredictor, samples: VideoSamples, repeats:
     model, processor = predictor.model, predictor.processor
     visual_NLD = predictor.encode([samples])[0].tokens_NLD
     visual = torch.from_numpy(visual_NLD).flatten(0, 1).to(model.device)
-    question = processor.describe_ids(len(visual_NLD), "fair", {})
+    question = processor.describe_ids(len(visual_NLD), "fair", {}, {})
     ids = torch.tensor([question], device=model.device)
     decoder = model.language_model.get_decoder()
     read_s = seconds(lambda: decoder(inputs_embeds=model.embed(ids, visual)), repeats)

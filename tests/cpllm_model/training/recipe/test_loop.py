@@ -230,7 +230,7 @@ def test_the_first_view_is_what_inference_sees(clip):
 
 
 def test_a_draw_is_cut_the_same_again_and_another_elsewhere(clip):
-    draws = [Draw(0, (1,), (1,), *rest) for rest in ((5, 2), (5, 2), (6, 2), (5, 2, True))]
+    draws = [Draw(0, (1,), (1,), *rest) for rest in ((5, 2, False), (5, 2, False), (6, 2, False), (5, 2, True))]
     first, again, other, mirrored = (read(clip, draw, SETTINGS) for draw in draws)
     assert first["bursts"].shape == (1, 8, 3, 192, 192)
     assert np.array_equal(first["bursts"], again["bursts"]) and not np.array_equal(first["bursts"], other["bursts"])
