@@ -24,14 +24,14 @@ def naming_thresholds(probabilities: np.ndarray, severities: np.ndarray) -> dict
 
     Args:
         probabilities: (clips, distortions), 0-1, in the order of DISTORTIONS.
-        severities: of the same shape, 0-5.
+        severities: of the same shape, 0-5; NaN where it is not known.
 
     Returns:
         distortion -> threshold.
     """
     there = severities >= NAMED_FROM
     named = probabilities[None] >= CANDIDATES[:, None, None]
-    cost = (named & ~there).sum(1) + MISSED_WEIGHT * (~named & there).sum(1)
+    cost = (named & ~there & ~np.isnan(severities)).sum(1) + MISSED_WEIGHT * (~named & there).sum(1)
     best = [CANDIDATES[np.flatnonzero(column == column.min())] for column in cost.T]
     return {name: round(float(np.median(values)), 3) for name, values in zip(DISTORTIONS, best, strict=True)}
 

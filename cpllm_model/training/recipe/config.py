@@ -148,6 +148,8 @@ class TrainConfig:
         model_overrides: fields of the configuration of a new model that differ, for ablations.
         tasks: weights of the losses.
         seed: of everything random.
+        assumed_mos: rating that every source is given which nobody rated, for runs without ratings by people; None
+            lets such sources teach order within their content only.
         workers: processes that read batches while the optimizer steps.
         max_contents: train on so many contents of each data set only (learning curves).
     """
@@ -161,6 +163,7 @@ class TrainConfig:
     model_overrides: dict[str, Any] = field(default_factory=dict)
     tasks: Tasks = field(default_factory=Tasks)
     seed: int = 0
+    assumed_mos: PositiveFloat | None = None
     workers: int = 1
     max_contents: PositiveInt | None = None
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from cpllm_model.training.data.clips import (
     cached,
     segment_count,
 )
-from cpllm_model.training.data.manifests import read_manifest, some_contents
+from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, some_contents
 from cpllm_model.training.recipe.calibration import naming_thresholds, std_calibration
 from cpllm_model.training.recipe.config import Data, Stage, TrainConfig
 from cpllm_model.training.recipe.engine import JsonLog, MovingAverage, StageTrainer, Validation
@@ -320,8 +321,17 @@ def _clips(config: TrainConfig, split: str, cache: CacheSettings, report: Report
         videos = [video for video in read_manifest(data.path) if video.split == split]
         if config.max_contents and split == "train":
             videos = some_contents(videos, config.max_contents)
+        if config.assumed_mos:
+            videos = [_assumed(video, config.assumed_mos) for video in videos]
         if videos:
             yield from cached(videos, config.cache.folder, cache, config.cache.max_gib, report)
+
+
+def _assumed(video: LabelledVideo, mos: float) -> LabelledVideo:
+    """Rate a version of an unrated source as if people had given its source this rating."""
+    if video.mos is not None or video.quality_left is None:
+        return video
+    return replace(video, mos=1 + (mos - 1) * video.quality_left)
 
 
 def _weights(data: Iterable[Data]) -> dict[str, float]:

@@ -80,10 +80,10 @@ def figures(videos: Sequence[LabelledVideo], scores: np.ndarray, probabilities: 
             found |= {f"srcc {name}": agreed.srcc, f"plcc {name}": agreed.plcc}
     better = (contents[:, None] == contents[None]) & (order[:, None] > order[None] + 0.05)
     found["same_content_pairs"] = share((scores[:, None] > scores[None])[better].sum(), better.sum())
-    known = np.array([video.severities is not None for video in videos])
-    severities = [[(video.severities or {}).get(name, 0.0) for name in DISTORTIONS] for video in videos]
-    there = np.array(severities) >= NAMED_FROM
-    areas = np.array([auc(p[known], t[known]) for p, t in zip(probabilities.T, there.T, strict=True)])
+    unknown = dict.fromkeys(DISTORTIONS, np.nan)
+    severities = np.array([[(video.severities or unknown)[name] for name in DISTORTIONS] for video in videos])
+    known, there = ~np.isnan(severities), severities >= NAMED_FROM
+    areas = np.array([auc(p[k], t[k]) for p, t, k in zip(probabilities.T, there.T, known.T, strict=True)])
     found["distortion_auc"] = share(areas[~np.isnan(areas)].sum(), (~np.isnan(areas)).sum())
     return {name: round(float(value), 4) for name, value in found.items()}
 
