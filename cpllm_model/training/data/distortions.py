@@ -96,7 +96,7 @@ KINDS: dict[str, Kind] = {
     "flicker": Kind("flicker", Place.CAPTURE, (0.02, 0.04, 0.07, 0.12, 0.20), "standard deviation of the gain",
                     _HARSH),
     LOW_FRAME_RATE: Kind("stutter", Place.CAPTURE, (15, 12, 10, 7.5, 5), "frames a second", _HARSH),
-    "colour cast": Kind("colour", Place.EDIT, (0.12, 0.20, 0.30, 0.45, 0.70), "stops between channels", _FIRM),
+    "colour cast": Kind("colour", Place.EDIT, (0.14, 0.24, 0.37, 0.55, 0.85), "stops between channels", _FIRM),
     "oversaturation": Kind("colour", Place.EDIT, (1.5, 1.9, 2.4, 3.0, 3.8), "factor", _MILD),
     "desaturation": Kind("colour", Place.EDIT, (0.72, 0.58, 0.46, 0.36, 0.27), "factor", _MILD),
     "banding": Kind("banding", Place.EDIT, (40, 28, 20, 14, 9), "luma levels left", _FIRM),
