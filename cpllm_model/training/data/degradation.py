@@ -204,12 +204,12 @@ def _low_contrast(planes: np.ndarray, factor: float, rng: np.random.Generator) -
 
 
 def _colour_cast(planes: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Set a wrong white balance: gains of red, green and blue that differ by so many stops, of mean gain 1."""
+    """Set a wrong white balance: gains of red, green and blue that differ by so many stops, which leave grey as bright as it was."""
     # Mostly warm or cool, as wrong lamps are, else green or magenta.
     warm, green = (rng.choice([-1, 1]), rng.uniform(-0.4, 0.4)) if rng.random() < 0.65 else (0, rng.choice([-1, 1]))
     tilt = np.array([warm - green / 2, green, -warm - green / 2]) / 2
     gains = 2 ** (stops * tilt / np.abs(tilt).max() / 2)
-    gains /= YUV_OF_RGB[0] @ gains
+    gains *= YUV_OF_RGB[0].sum() / (YUV_OF_RGB[0] @ gains)
     # Gains of codes are one linear map of YUV.
     by_luma, by_blue, by_red = (YUV_OF_RGB @ np.diag(gains) @ np.linalg.inv(YUV_OF_RGB)).T.astype(np.float32)
     luma, blue, red = (plane - np.float32(zero) for plane, zero in zip(split(planes), (16, 128, 128), strict=True))
