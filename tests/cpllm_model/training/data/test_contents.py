@@ -83,6 +83,8 @@ def test_a_rated_picture_is_not_filmed_again_as_an_unrated_one(tmp_path):
     found = find_contents([tmp_path / "sources"], 20, 0, 0, [manifest], 1, report=lines.append)
     assert sorted(one.mos or 0 for one in found) == [0, 2.0]
     assert len(lines) == 1 and "again.png: left out" in lines[0]
+    assert [one.mos for one in find_contents([tmp_path / "sources"], 10, 0, 0, [manifest], 0)] == [None]
+    assert "again" not in find_contents([tmp_path / "sources"], 10, 0, 0, [manifest], 0)[0].source
 
 
 def test_a_group_names_no_path(tmp_path):
