@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,8 +85,13 @@ def find_contents(
         DataSetError: there is not one source, or the manifests put one content into two splits.
     """
     count = max(1, -(-clips // recipes_per_content))
-    people = _rated(rated, min(rated_contents, count), report)
-    seen = {content.name.rsplit(".", 1)[-1]: content.source for content in people}
+    rows = [row for manifest in rated for row in read_manifest(manifest)]
+    people = _rated(rows, min(rated_contents, count), report)
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in (Path(row.file) for row in rows):
+        if path.is_file():
+            by_size[path.stat().st_size].append(path)
+    seen: dict[str, str] = {content.name.rsplit(".", 1)[-1]: content.source for content in people}
     first = [_rendered(seed) for seed in range(scenes)] + [
         Content("screen", str(seed), f"screen-{seed}", shows="animation" if is_drawn(seed) else "screen")
         for seed in range(screens)
@@ -96,6 +102,8 @@ def find_contents(
             if not path.is_file() or (kind == "clip" and path.suffix.lower() not in CLIP_SUFFIXES):
                 continue
             digest = _digest(path)
+            # A rated picture has its split, also if it is not among those that are taken.
+            seen |= {_digest(same): str(same) for same in by_size.pop(path.stat().st_size, ())}
             if digest in seen:
                 report(f"{path}: left out, it is the same file as {seen[digest]}")
                 continue
@@ -125,9 +133,8 @@ def _rendered(seed: int) -> Content:
     return Content("scene", str(seed), f"scene-{seed}", shows="animation")
 
 
-def _rated(manifests: Sequence[Path], count: int, report: Callable[[str], None]) -> list[Content]:
+def _rated(rows: Sequence[LabelledVideo], count: int, report: Callable[[str], None]) -> list[Content]:
     """Take rated pictures, a fair sample; each has the split of its manifest, and a name below its group's."""
-    rows = [row for manifest in manifests for row in read_manifest(manifest)]
     splits: dict[tuple[str, str], str] = {}
     for row in rows:
         if splits.setdefault((row.dataset, row.content_id), row.split) != row.split:

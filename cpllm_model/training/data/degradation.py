@@ -204,12 +204,12 @@ def _low_contrast(planes: np.ndarray, factor: float, rng: np.random.Generator) -
 
 
 def _colour_cast(planes: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Set a wrong white balance: gains of red, green and blue that differ by so many stops, of mean gain 1."""
+    """Set a wrong white balance: gains of red, green and blue that differ by so many stops, which leave grey as bright as it was."""
     # Mostly warm or cool, as wrong lamps are, else green or magenta.
     warm, green = (rng.choice([-1, 1]), rng.uniform(-0.4, 0.4)) if rng.random() < 0.65 else (0, rng.choice([-1, 1]))
     tilt = np.array([warm - green / 2, green, -warm - green / 2]) / 2
     gains = 2 ** (stops * tilt / np.abs(tilt).max() / 2)
-    gains /= YUV_OF_RGB[0] @ gains
+    gains *= YUV_OF_RGB[0].sum() / (YUV_OF_RGB[0] @ gains)
     # Gains of codes are one linear map of YUV.
     by_luma, by_blue, by_red = (YUV_OF_RGB @ np.diag(gains) @ np.linalg.inv(YUV_OF_RGB)).T.astype(np.float32)
     luma, blue, red = (plane - np.float32(zero) for plane, zero in zip(split(planes), (16, 128, 128), strict=True))
@@ -333,8 +333,9 @@ def _lossy(
     frames. A slice that is hit ends after its header, or, if it is a whole frame, where the loss begins: what came
     before can be decoded. A higher share hits the same and more.
     """
-    slices, key_frames = int(rng.choice(SLICES)), int(rng.choice(KEY_FRAMES))
-    params = f"slices={slices}:keyint={key_frames}:bframes={int(rng.choice([0, 0, 2]))}:scenecut=0"
+    slices, key_frames, whole = int(rng.choice(SLICES)), int(rng.choice(KEY_FRAMES)), rng.random() < 0.2
+    bframes = 0 if whole else int(rng.choice([0, 0, 2]))
+    params = f"slices={slices}:keyint={key_frames}:bframes={bframes}:scenecut=0"
     stream = folder / "stream.h264"
     encode.encode_planes(planes, stream, fps, "x264", 22, **{"x264-params": params})
     frames: list[list[int]] = []
@@ -343,21 +344,27 @@ def _lossy(
         if (starts := encode.starts_frame(unit)) is not None:
             frames += [[]] if starts else []
             frames[-1].append(index)
-    whole = rng.random() < 0.2
     first = rng.random() * (1 - LARGEST_LOSS)
     last = max(1, lead - 1) if lead else len(frames) // 2
+    gone: set[int] = set()
     for burst in range(2 if rng.random() < 0.4 else 1):
-        # A key frame that is lost whole leaves no picture to conceal anything with.
+        # A first frame that is lost whole leaves no picture to conceal anything with.
         start = 0 if burst == 0 and rng.random() < 0.25 and not whole else int(rng.integers(1, last + 1))
         length = int(rng.integers(1, 4))
-        for frame in frames[start : start + (max(1, round(share * 9)) if whole else length)]:
+        if whole:
+            gone |= set(range(start, min(len(frames), start + max(1, round(share * 9)))))
+            continue
+        for frame in frames[start : start + length]:
             for place, index in enumerate(frame):
-                keeps = _kept_of_slice(place, len(frame), first, share) if not whole else 0.0
+                keeps = _kept_of_slice(place, len(frame), first, share)
                 if keeps < 1:
                     units[index] = units[index][: max(HEADER_BYTES, int(keeps * len(units[index])))]
-    stream.write_bytes(b"".join(units))
+    lost = {index for frame in gone for index in frames[frame]}
+    stream.write_bytes(b"".join(unit for index, unit in enumerate(units) if index not in lost))
     source = ffmpeg.input(str(stream), format="h264", threads=1, err_detect="ignore_err", flags="+output_corrupt")
-    return _read_back(source, planes)
+    # In the place of a frame that is gone the one before it is shown.
+    shown = np.cumsum([frame not in gone for frame in range(len(planes))]) - 1
+    return _read_back(source, planes[: len(planes) - len(gone)])[shown]
 
 
 def _kept_of_slice(place: int, slices: int, first: float, share: float) -> float:

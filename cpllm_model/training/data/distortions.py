@@ -96,7 +96,7 @@ KINDS: dict[str, Kind] = {
     "flicker": Kind("flicker", Place.CAPTURE, (0.02, 0.04, 0.07, 0.12, 0.20), "standard deviation of the gain",
                     _HARSH),
     LOW_FRAME_RATE: Kind("stutter", Place.CAPTURE, (15, 12, 10, 7.5, 5), "frames a second", _HARSH),
-    "colour cast": Kind("colour", Place.EDIT, (0.12, 0.20, 0.30, 0.45, 0.70), "stops between channels", _FIRM),
+    "colour cast": Kind("colour", Place.EDIT, (0.14, 0.24, 0.37, 0.55, 0.85), "stops between channels", _FIRM),
     "oversaturation": Kind("colour", Place.EDIT, (1.5, 1.9, 2.4, 3.0, 3.8), "factor", _MILD),
     "desaturation": Kind("colour", Place.EDIT, (0.72, 0.58, 0.46, 0.36, 0.27), "factor", _MILD),
     "banding": Kind("banding", Place.EDIT, (40, 28, 20, 14, 9), "luma levels left", _FIRM),
@@ -106,9 +106,9 @@ KINDS: dict[str, Kind] = {
     "combing": Kind("interlacing", Place.EDIT, (0.3, 0.5, 0.75, 1.0, 2.0), "frames between the fields", _HARSH),
     "x264": Kind("compression", Place.ENCODE, (26, 31, 36, 41, 47), "CRF", least=18),
     "x265": Kind("compression", Place.ENCODE, (28, 33, 38, 43, 49), "CRF", least=19),
-    "vp9": Kind("compression", Place.ENCODE, (36, 44, 51, 57, 63), "CRF", least=22),
-    # SVT-AV1 leaves VMAF at 70-90 at its highest CRF: its ladder cannot go as deep as the others'.
-    "av1": Kind("compression", Place.ENCODE, (38, 46, 53, 58, 63), "CRF", least=22),
+    # VP9 leaves VMAF at 60-80 at its highest CRF, and most of the way down lies in the last steps, as with AV1.
+    "vp9": Kind("compression", Place.ENCODE, (42, 52, 57, 61, 63), "CRF", least=22),
+    "av1": Kind("compression", Place.ENCODE, (46, 57, 61, 65, 70), "CRF", least=22),
     "mpeg4": Kind("compression", Place.ENCODE, (5, 8, 13, 20, 31), "quantiser scale", least=2),
     "mpeg2": Kind("compression", Place.ENCODE, (6, 10, 15, 22, 31), "quantiser scale", least=2),
     "packet loss": Kind("packet loss", Place.TRANSMIT, (0.08, 0.18, 0.32, 0.48, 0.67), "share of the frame lost"),

@@ -34,6 +34,8 @@ CODECS: dict[str, dict[str, Any]] = {
 }
 #: Codec name -> the container its clips come in.
 SUFFIXES = {"x264": ".mp4", "x265": ".mp4", "vp9": ".webm", "av1": ".mp4", "mpeg4": ".mp4", "mpeg2": ".ts"}
+#: ffmpeg's option ends here; SVT-AV1 itself goes on to 70.
+SVT_CRF_MAX = 63
 RUN_LIMIT_S = 300.0
 #: glibc gives frames back to the system and fetches them again for each one unless told not to: twice the time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
@@ -55,7 +57,7 @@ def write_video(
         path: where to; the suffix chooses the container.
         fps: frames a second.
         codec: a key of CODECS.
-        crf: constant quality on the encoder's own scale (x264/x265 0-51, VP9/AV1 0-63; MPEG-4: qscale 1-31).
+        crf: constant quality on the encoder's own scale (x264/x265 0-51, VP9 0-63, AV1 0-70; MPEG-4: qscale 1-31).
         options: further output options of ffmpeg, such as `g=48` or `pix_fmt="yuv420p10le"`.
 
     Raises:
@@ -72,7 +74,9 @@ def write_video(
 def encoder_options(codec: str, crf: float) -> dict[str, Any]:
     """Give ffmpeg's output options for a codec at a constant quality."""
     whole = codec in ("vp9", "av1")
-    quality = {"qscale:v": crf} if codec.startswith("mpeg") else {"crf": round(crf) if whole else crf}
+    quality: dict[str, Any] = {"qscale:v": crf} if codec.startswith("mpeg") else {"crf": round(crf) if whole else crf}
+    if codec == "av1" and crf > SVT_CRF_MAX:
+        quality = {"crf": SVT_CRF_MAX, "svtav1-params": f"crf={round(crf)}"}
     if codec == "ffv1":
         quality = {}
     return {"pix_fmt": "yuv420p", "threads": 1, **CODECS[codec], **quality}

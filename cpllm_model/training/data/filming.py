@@ -31,7 +31,7 @@ FRAMES = 16
 SIZES_PX = ((320, 180), (320, 240), (426, 240), (480, 270), (480, 360), (640, 360), (640, 480), (854, 480))
 #: Only for pictures that have the detail, and rarely: a clip costs in proportion to its pixels.
 LARGE_SIZES_PX = ((960, 540), (1280, 720), (1920, 1080))
-LARGE_SHARE = 0.6
+LARGE_SHARE = 0.25
 #: Small ones, which every third round of takes has: old uploads, previews, what comes over a poor line.
 SMALL_SIZES_PX = ((160, 120), (176, 144), (224, 126), (208, 120), (240, 180), (256, 144))
 PORTRAIT_SHARE = 0.15
@@ -136,7 +136,7 @@ def _barred(planes_TJW: np.ndarray, rng: np.random.Generator) -> Film:
     frames, rows, width = planes_TJW.shape
     height = rows * 2 // 3
     wide, high = ((0, 1), (1, 0), (1, 1))[int(rng.integers(3))]
-    side, above = (round(size * rng.uniform(0.05, 0.2)) * 2 * on for size, on in ((width, wide), (height, high)))
+    side, above = (round(size * rng.uniform(0.02, 0.11)) * 2 * on for size, on in ((width, wide), (height, high)))
     black = int(rng.choice([16, 16, 16, 18, 24, 32]))
     outer = np.full((frames, height + 2 * above, width + 2 * side), black, np.uint8)
     outer[:, above : above + height, side : side + width] = planes_TJW[:, :height]

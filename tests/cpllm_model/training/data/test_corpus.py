@@ -1,42 +1,49 @@
-"""The corpus: rendered contents through real encoders, labels and words that agree, splits by content."""
+"""The corpus: rendered and rated contents through real encoders, labels and words that agree, splits by content."""
 
 import shutil
-from pathlib import Path
 
 import ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from cpllm_model.errors import DataSetError
-from cpllm_model.network.config import CPLLMConfig
-from cpllm_model.scale import level_of
+from cpllm_model.scale import DISTORTIONS, SCENE_FACTS, level_of
 from cpllm_model.training.data import corpus as corpora
-from cpllm_model.training.data import distortions, encode
-from cpllm_model.training.data.corpus import Content, CorpusSettings, find_contents, gather, make_corpus
-from cpllm_model.training.data.descriptions import SceneFacts, describe, mentions, named
-from cpllm_model.training.data.distortions import KINDS
+from cpllm_model.training.data import distortions, encode, filming
+from cpllm_model.training.data.contents import Content
+from cpllm_model.training.data.corpus import CorpusSettings, gather, make_corpus
+from cpllm_model.training.data.descriptions import describe, mentions, named, scene_mentions
+from cpllm_model.training.data.distortions import Recipe, Step, mos_of
 from cpllm_model.training.data.manifests import (
     LabelledVideo,
-    content_split,
     read_manifest,
     some_contents,
     write_manifest,
 )
 from cpllm_model.training.data.scenes import render_scene
-from cpllm_model.training.recipe.config import Cache
 
 SIZE = (320, 180)
 
 
+RATING = 3.9
+
+
 @pytest.fixture(scope="module")
 def small_corpus(tmp_path_factory):
-    """A corpus of one rendered scene at the smallest size."""
+    """A corpus of one rendered scene at the smallest size and one rated picture."""
     out = tmp_path_factory.mktemp("corpus")
+    picture = Image.fromarray(render_scene(3, *SIZE, 1)[0])
+    picture.save(out / "rated.png")
+    rated = LabelledVideo("rated.png", "group", "ours", "validation", "rated.png", mos=RATING)
+    write_manifest([rated], out / "rated.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "SIZES_PX", (SIZE,))
-        patch.setattr(corpora, "LARGE_SHARE", 0)
+        patch.setattr(filming, "SIZES_PX", (SIZE,))
+        patch.setattr(filming, "LARGE_SHARE", 0)
+        patch.setattr(filming, "BARS_SHARE", 0)
         patch.setattr(distortions, "LADDER_SHARE", 1)
-        make_corpus([], out, CorpusSettings(clips=10, scenes=1, processes=1), report=lambda line: None)
+        settings = CorpusSettings(clips=20, scenes=1, processes=1, screens=0, rated_contents=1)
+        make_corpus([], out, settings, lambda line: None, [out / "rated.parquet"])
     return out
 
 
@@ -56,14 +63,6 @@ def test_one_scene_in_five_lacks_fine_detail():
     assert set(soft) == {4, 9, 14, 19}
 
 
-def test_every_third_round_of_takes_is_small():
-    rng = np.random.default_rng(0)
-    widths = [corpora.film(Content("scene", "1", take), rng, 1).shape[2] for take in (0, 3, 6, 9, 12, 15)]
-    assert [width <= 256 for width in widths] == [False, False, True, False, False, True]
-    kept_px = CPLLMConfig.tiny().sampling_settings.fragment_px + Cache(Path()).margin_px
-    assert min(map(min, corpora.SMALL_SIZES_PX)) >= kept_px  # or they could not be trained on
-
-
 def test_more_frames_than_the_pipes_hold_pass_through():
     frames = np.zeros((64, 540, 960, 3), np.uint8)
     frames[-1] = 255
@@ -78,42 +77,100 @@ def test_a_failing_encoder_says_why(tmp_path):
 
 def test_rows_agree_with_themselves(small_corpus):
     videos = read_manifest(small_corpus)
-    assert len(videos) >= 10 and len({video.video_id for video in videos}) == len(videos)
+    assert len({video.content_id for video in videos}) == 2
+    assert len(videos) >= 18 and len({video.video_id for video in videos}) == len(videos)
     assert len({video.file for video in videos}) == len(videos)
     for video in videos:
-        assert video.mos is not None and 1 <= video.mos <= 5
-        assert video.severities is not None and video.description is not None
-        assert level_of(video.mos) in video.description
+        assert video.quality_left is not None and 0 <= video.quality_left <= 1
+        assert video.severities is not None and set(video.severities) == set(DISTORTIONS)
+        assert video.description is not None and video.scene is not None
         assert mentions(video.description) == set(named(video.severities))
+        assert scene_mentions(video.description) == video.scene
+        assert all(answer in SCENE_FACTS[name] for name, answer in video.scene.items())
         assert video.vmaf_p5 is not None and video.vmaf_mean is not None and video.vmaf_p5 <= video.vmaf_mean + 1e-9
-        planes = encode.read_planes(ffmpeg.input(video.file), *SIZE)
-        assert len(planes) == corpora.FRAMES
+        width, height, _ = encode.probe_own(video.file)
+        assert len(encode.read_planes(ffmpeg.input(video.file), width, height)) == filming.FRAMES
+
+
+def test_the_rating_of_the_source_decides_the_scale(small_corpus):
+    for video in read_manifest(small_corpus):
+        if video.content_id.startswith("rated-"):
+            assert video.mos == pytest.approx(mos_of(RATING, video.quality_left or 0))
+            assert level_of(video.mos) in (video.description or "") and video.split == "validation"
+        else:
+            assert video.mos is None
+            assert not any(f" {word}." in (video.description or "") for word in ("bad", "poor", "fair", "good"))
 
 
 def test_a_severity_is_never_rated_better_than_a_milder_one(small_corpus):
-    by_kind: dict[str, list[tuple[float, float]]] = {}
+    by_kind: dict[str, list[tuple[float, float, float]]] = {}
     for video in read_manifest(small_corpus):
         steps = video.recipe_steps()
-        if len(steps) == 1 and (KINDS[steps[0]["kind"]].quality is not None or video.ladder):
-            by_kind.setdefault(steps[0]["kind"], []).append((steps[0]["severity"], video.mos or 0))
+        if len(steps) == 1:
+            place = (steps[0]["severity"], steps[0]["beyond"])
+            key = f"{video.content_id} {steps[0]['kind']}"
+            by_kind.setdefault(key, []).append((*place, video.quality_left or 0))
     assert any(len(found) >= 5 for found in by_kind.values())  # the rate ladder
     for found in by_kind.values():
-        scores = [mos for _, mos in sorted(found)]
+        scores = [left for *_, left in sorted(found)]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_a_milder_version_that_measured_worse_bounds_the_severer_one():
+    def clip(severity, left, beyond=0.0):
+        recipe = Recipe((Step("white noise", severity, 1, beyond),)).to_json()
+        return LabelledVideo(f"{severity}+{beyond}", "c", "d", "train", "v", 1 + 3 * left, left, recipe=recipe)
+
+    found = corpora._never_better_when_worse([clip(5, 0.6), clip(5, 0.3, 0.5), clip(1, 0.5)])
+    assert [video.quality_left for video in found] == [0.5, 0.3, 0.5]
+    assert [video.mos for video in found] == [2.5, 1 + 3 * 0.3, 2.5]
+
+
+def test_of_a_source_that_is_rated_low_nobody_knows_what_it_has():
+    severities = dict.fromkeys(DISTORTIONS, 0.0) | {"blur": 2.0}
+    known = corpora._known(severities, source_mos=2.0)
+    assert known["blur"] == 2.0 and np.isnan(known["noise"]) and known["stutter"] == 0
+    assert corpora._known(severities, None) == corpora._known(severities, 4.5) == severities
+    text = describe(2.0, known | {"blur": 0.0}, {}, np.random.default_rng(0))
+    assert mentions(text) == set() and len(text.split(". ")) == 1  # not a word of a clean picture
+
+
+def test_black_and_white_has_no_colour_that_could_be_wrong():
+    grey = np.full((16, 270, 320), 128, np.uint8)
+    grey[:, :180] = np.random.default_rng(0).integers(16, 235, (16, 180, 320))
+    usable = corpora._usable_kinds(grey)
+    assert not {"colour cast", "oversaturation", "desaturation"} & set(usable)
+    assert {"combing", "low frame rate", "judder"} <= set(usable)
+    still = np.repeat(grey[:1], 16, 0)
+    assert not {"combing", "low frame rate", "judder", "freeze"} & set(corpora._usable_kinds(still))
+
+
+@pytest.mark.parametrize("kind", ["low frame rate", "packet loss"])
+def test_what_needs_other_moments_is_filmed_again(kind, tmp_path):
+    (tmp_path / "clips").mkdir()
+    # A seed that asks for frames before the clip.
+    source = corpora._Source(Content("scene", "2", "scene-2"), 5, 60.0)
+    pristine = source.film()
+    recipe = Recipe((Step(kind, 5, 2),))
+    made = corpora._make_clip(source, pristine, "v", recipe, tmp_path, np.random.default_rng(0))
+    assert made is not None and made.severities is not None and max(made.severities.values()) > 1
+    assert encode.probe_own(tmp_path / "clips" / "v.mp4")[2] == filming.FRAMES
+    assert made.quality_left is not None and made.quality_left < 0.9
 
 
 def test_a_finished_content_is_not_made_again(small_corpus, monkeypatch):
     monkeypatch.setattr(corpora, "film", lambda *_: pytest.fail("it was made again"))
-    assert corpora.make_content(Content("scene", "0"), small_corpus, seed=0) == len(read_manifest(small_corpus))
+    made = corpora.make_content(Content("scene", "0", "scene-0"), small_corpus, seed=0)
+    assert made == sum(video.content_id == "scene-0.0" for video in read_manifest(small_corpus))
 
 
 def test_a_corpus_may_be_moved(small_corpus, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(small_corpus, moved)
     assert all(str(moved) in video.file for video in read_manifest(moved))
-    before = [(video.video_id, video.mos) for video in read_manifest(moved)]
+    before = [(video.video_id, video.quality_left) for video in read_manifest(moved)]
     gather(moved)
-    assert [(video.video_id, video.mos) for video in read_manifest(moved)] == before
+    assert [(video.video_id, video.quality_left) for video in read_manifest(moved)] == before
 
 
 def test_bad_sources_are_reported_and_left_out(tmp_path):
@@ -122,46 +179,33 @@ def test_bad_sources_are_reported_and_left_out(tmp_path):
     (sources / "broken.png").write_bytes(b"no picture")
     lines = []
     with pytest.raises(DataSetError, match="no content"):
-        make_corpus([sources], tmp_path / "out", CorpusSettings(10, scenes=0, processes=1), lines.append)
+        make_corpus([sources], tmp_path / "out", CorpusSettings(10, 0, processes=1, screens=0), lines.append)
     assert len(lines) == 1 and "broken.png: left out" in lines[0]
-    with pytest.raises(DataSetError, match="no photograph or clip"):
-        find_contents([tmp_path / "out"], CorpusSettings(scenes=0))
-
-
-def test_the_number_of_clips_decides_the_number_of_takes(tmp_path):
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).touch()
-    few, many = (find_contents([tmp_path], CorpusSettings(clips, scenes=1)) for clips in (10, 10 * 7))
-    assert len(few) == 1 and len(many) == 7 and len({one.content_id for one in many}) == 7
-    assert many[0] == few[0]
-
-
-def test_no_content_is_in_two_splits():
-    splits = {}
-    for number in range(400):
-        takes = {Content("clip", f"/some/folder/clip{number}.mp4", take).split for take in range(6)}
-        assert takes == {Content("clip", f"clip{number}.mp4").split} and len(takes) == 1
-        splits[number] = takes.pop()
-    shares = [list(splits.values()).count(name) / 400 for name in ("train", "validation", "test")]
-    assert 0.75 < shares[0] < 0.88 and 0.02 < shares[1] < 0.1 and 0.08 < shares[2] < 0.17
-    assert content_split("a") == content_split("a")
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_descriptions_say_what_is_known_and_no_more(seed):
     rng = np.random.default_rng(seed)
-    names = ["compression", "upscaling", "blur", "noise", "banding", "exposure", "contrast", "colour", "stutter"]
-    severities = {name: float(rng.uniform(0, 5)) if rng.random() < 0.4 else 0.0 for name in [*names, "packet loss"]}
-    kinds = {"exposure": "overexposure", "colour": "desaturation"}
-    facts = SceneFacts(float(rng.uniform(16, 235)), float(rng.uniform(0, 30)), float(rng.uniform(0, 20)))
-    text = describe(float(rng.uniform(1, 5)), severities, facts, rng, kinds)
+    severities = {name: float(rng.uniform(0, 5)) if rng.random() < 0.4 else 0.0 for name in DISTORTIONS}
+    kinds = {"exposure": "overexposure", "colour": "desaturation", "blur": "upscaling"}
+    scene = {name: str(rng.choice(answers)) for name, answers in SCENE_FACTS.items() if rng.random() < 0.7}
+    score = None if seed % 5 == 0 else float(rng.uniform(1, 5))
+    text = describe(score, severities, scene, rng, kinds)
     assert mentions(text) == set(named(severities))
+    assert scene_mentions(text) == scene
     levels = [word for word in ("bad", "poor", "fair", "good", "excellent") if f" {word}." in text]
-    assert len(levels) == 1
+    assert levels == ([] if score is None else [level_of(score)])
+
+
+def test_a_description_that_contradicts_itself_states_no_fact():
+    assert scene_mentions("The scene is dark and still; it is bright.") == {"motion": "still"}
+    assert scene_mentions("It shows strong flicker.") == {}
 
 
 def test_a_manifest_keeps_what_it_is_given_and_names_what_is_wrong(tmp_path):
-    video = LabelledVideo("v", "c", "d", "train", "v.mp4", 3.5, severities={"blur": 1.0}, dialogue=(("Is it sharp?", "No."),))
+    video = LabelledVideo(
+        "v", "c", "d", "train", "v.mp4", 3.5, severities={"blur": 1.0}, dialogue=(("Is it sharp?", "No."),)
+    )
     path = write_manifest([video], tmp_path / "manifest.parquet")
     (again,) = read_manifest(tmp_path)
     assert again.severities == {"blur": 1.0} and again.dialogue == video.dialogue and again.description is None

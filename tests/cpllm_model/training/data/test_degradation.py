@@ -5,9 +5,10 @@ import pytest
 
 from cpllm_model.scale import DISTORTIONS
 from cpllm_model.training.data import encode
-from cpllm_model.training.data.degradation import apply, degrade, split
+from cpllm_model.training.data.degradation import LEADS, apply, degrade, lead_of, split, stride_of
 from cpllm_model.training.data.distortions import (
     KINDS,
+    LOW_FRAME_RATE,
     NAMED_FROM,
     TRANSPARENT_VMAF,
     Place,
@@ -15,7 +16,7 @@ from cpllm_model.training.data.distortions import (
     Step,
     draw_recipes,
     mos_of,
-    visible_severities,
+    vmaf_share,
 )
 from cpllm_model.training.data.scenes import CameraPath, animate, render_scene
 
@@ -61,10 +62,15 @@ def levels(planes):
     return len(np.unique(split(planes)[0]))
 
 
+def combs(planes):
+    """Measure how much more neighbouring rows differ than rows of one field."""
+    rows = luma(planes)
+    return np.abs(np.diff(rows, axis=1)).mean() - np.abs(rows[:, 2:] - rows[:, :-2]).mean()
+
+
 #: Family or kind -> a measure of (degraded, pristine) that rises with severity.
 MEASURES = {
     "blur": lambda found, pristine: -detail(found),
-    "upscaling": lambda found, pristine: -detail(found),
     "noise": added,
     "overexposure": lambda found, pristine: luma(found).mean(),
     "underexposure": lambda found, pristine: -luma(found).mean(),
@@ -75,13 +81,15 @@ MEASURES = {
     "oversaturation": lambda found, pristine: np.abs(chroma(found)).mean(),
     "desaturation": lambda found, pristine: -np.abs(chroma(found)).mean(),
     "banding": lambda found, pristine: -levels(found),
+    "flicker": lambda found, pristine: luma(found).mean((1, 2)).std(),
+    "interlacing": lambda found, pristine: combs(found),
     "stutter": lambda found, pristine: repeats(found),
     "compression": added,
     "packet loss": added,
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != LOW_FRAME_RATE])
 def test_a_distortion_does_more_of_what_it_says_at_each_severity(kind, pristine, degraded):
     measure = MEASURES.get(kind) or MEASURES[KINDS[kind].family]
     found = [measure(frames, pristine) for frames in (pristine, *degraded[kind])]
@@ -98,24 +106,51 @@ def test_vmaf_falls_with_severity_where_it_is_the_label(kind, pristine, degraded
     assert found == sorted(found, reverse=True) and found[0] - found[-1] > 5
 
 
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.farthest is not None])
+def test_beyond_the_fifth_severity_it_goes_on(kind, pristine, degraded, tmp_path):
+    measure = MEASURES[KINDS[kind].family]
+    found = [measure(degraded[kind][-1], pristine)]
+    found += [measure(apply(pristine, Step(kind, 5, 3, beyond), 25, tmp_path), pristine) for beyond in (0.4, 0.7, 1)]
+    assert found == sorted(found) and len(set(found)) == len(found)
+
+
 def test_labels_fall_with_severity_and_with_vmaf():
-    for kind in KINDS.values():
+    for name, kind in KINDS.items():
         left = [kind.quality_left(severity) for severity in np.linspace(0, 5, 21)]
         assert left == sorted(left, reverse=True) and left[0] == 1 and left[-1] >= 0
         assert kind.quality is None or len(set(kind.quality)) == 5
-    assert mos_of(100) == mos_of(TRANSPARENT_VMAF) == 5 and mos_of(TRANSPARENT_VMAF - 1) < 5
-    assert mos_of(0) == 1 and mos_of(TRANSPARENT_VMAF / 2, 0.5) == 2 and mos_of(-1) == 1
+        assert kind.quality is None or len(set(left)) == len(left)
+        assert kind.farthest is None or kind.quality is None or kind.quality_left(5, 0.5) < kind.quality_left(5)
+        assert Recipe((Step(name, 1),)).quality_left(80) <= vmaf_share(80)
+    assert vmaf_share(100) == vmaf_share(TRANSPARENT_VMAF) == 1 and vmaf_share(TRANSPARENT_VMAF - 1) < 1
+    assert vmaf_share(-1) == 0 and vmaf_share(TRANSPARENT_VMAF / 2) == 0.5
+
+
+@pytest.mark.parametrize("source_mos", [1.0, 2.3, 4.8])
+def test_a_rating_is_scaled_by_what_is_left(source_mos):
+    found = [mos_of(source_mos, left) for left in np.linspace(0, 1, 11)]
+    assert found[0] == 1 and found[-1] == pytest.approx(source_mos) and found == sorted(found)
+    assert mos_of(3.0, 0.5) == 2.0 and mos_of(4.0, 0.5) > mos_of(2.0, 0.5)
+
+
+def test_light_noise_costs_and_strong_noise_is_bad_whatever_vmaf_says():
+    left = [Recipe((Step("white noise", severity),)).quality_left(99) for severity in (0, 1, 2, 3, 4, 5)]
+    assert left[0] == 1 and left[1] < 0.95 and left[5] <= 0.25
+    assert Recipe((Step("white noise", 1),)).quality_left(19) == pytest.approx(0.2)  # the lower of both
+    encoded = Recipe((Step("white noise", 5), Step("x264", 4.5)))
+    assert encoded.quality_left(95) == 1  # an encode removes the noise
 
 
 def test_content_and_other_distortions_hide_what_no_one_sees():
-    none = dict.fromkeys(DISTORTIONS, 0.0)
-    hidden = visible_severities(none | {"compression": 2.0}, mos_by_vmaf=4.95)
-    assert hidden["compression"] < NAMED_FROM
-    seen = visible_severities(none | {"compression": 2.0, "exposure": 3.0}, mos_by_vmaf=3.5)
-    assert seen["compression"] == 2.0 and seen["exposure"] == 3.0
-    assert visible_severities(none | {"noise": 2.0, "compression": 4.5}, 2.0)["noise"] == 0
-    soft = visible_severities(none | {"blur": 1.0, "upscaling": 4.0}, 2.0)
-    assert soft["blur"] == 0 and soft["upscaling"] == 4.0
+    def visible(vmaf, *steps):
+        return Recipe(tuple(Step(kind, severity) for kind, severity in steps)).visible_severities(vmaf)
+
+    assert visible(TRANSPARENT_VMAF, ("x264", 2.0))["compression"] < NAMED_FROM
+    assert visible(TRANSPARENT_VMAF, ("gaussian blur", 4.0))["blur"] < NAMED_FROM
+    seen = visible(0.62 * TRANSPARENT_VMAF, ("x264", 2.0), ("overexposure", 3.0))
+    assert seen["compression"] == 2.0 and seen["exposure"] == 3.0 and set(seen) == set(DISTORTIONS)
+    assert visible(20, ("white noise", 2.0), ("x264", 4.5))["noise"] == 0
+    assert visible(98, ("white noise", 2.0))["noise"] == 2.0
 
 
 def test_recipes_follow_the_delivery_path_and_some_hold_a_ladder():
@@ -134,7 +169,26 @@ def test_recipes_follow_the_delivery_path_and_some_hold_a_ladder():
             places = [KINDS[step.kind].place for step in recipe.steps]
             encoded_again = places[-2:] == [Place.RESCALE, Place.ENCODE]
             assert places[: -1 if encoded_again else None] == sorted(places[: -1 if encoded_again else None])
-    assert 10 < ladders < 30
+    assert 15 < ladders < 35
+
+
+def test_families_are_drawn_about_equally_and_some_steps_go_beyond():
+    counts = dict.fromkeys(DISTORTIONS, 0)
+    beyond = []
+    for seed in range(400):
+        for recipe in draw_recipes(np.random.default_rng(seed)):
+            if len(recipe.steps) == 1 and KINDS[recipe.steps[0].kind].place is not Place.ENCODE:
+                counts[KINDS[recipe.steps[0].kind].family] += 1
+                beyond.append(recipe.steps[0].beyond)
+    del counts["compression"]
+    assert max(counts.values()) < 1.5 * min(counts.values())
+    assert 10 < sum(value > 0 for value in beyond) < 0.2 * len(beyond) and max(beyond) <= 1
+
+
+def test_every_codec_makes_its_share_of_the_ladders():
+    recipes = [recipe for seed in range(300) for recipe in draw_recipes(np.random.default_rng(seed))]
+    ladders = [recipe.ladder for recipe in recipes if recipe.rung == 0]
+    assert 0.18 < ladders.count("av1") / len(ladders) < 0.33
 
 
 def test_every_kind_is_drawn():
@@ -166,14 +220,65 @@ def test_a_distortion_that_this_content_does_not_show_is_left_out(pristine, tmp_
     grey[:, HEIGHT:] = 128
     _, _, kept = degrade(grey, Recipe((Step("desaturation", 5, 1),)), 25, tmp_path / "clip", tmp_path)
     assert kept.steps == ()
+    black = np.full_like(grey, 128)
+    black[:, :HEIGHT] = 16
+    recipe = Recipe((Step("gaussian blur", 5, 1), Step("flicker", 5, 1), Step("upscaling", 5, 1)))
+    assert degrade(black, recipe, 25, tmp_path / "other", tmp_path)[2].steps == ()
 
 
-def test_a_lost_slice_is_concealed_and_never_costs_a_frame(pristine, tmp_path):
-    found = apply(pristine, Step("packet loss", 3, 7), 25, tmp_path)
-    clean = apply(pristine, Step("x264", 0.5, 7), 25, tmp_path)
-    assert len(found) == FRAMES
-    assert added(found[:1], pristine[:1]) < 1.2 * added(clean[:1], pristine[:1])  # the first frame arrives whole
-    assert added(found, pristine) > added(clean, pristine)
+def smeared(pristine, severity, seed, folder, lead=0):
+    """Give the share of each frame that a loss changed visibly, (T - lead,)."""
+    found = apply(pristine, Step("packet loss", severity, seed), 25, folder, lead)
+    assert found.shape == pristine.shape
+    return (np.abs(luma(found) - luma(pristine)) > 20).mean((1, 2))[lead:]
+
+
+@pytest.fixture(scope="module")
+def losses(pristine, tmp_path_factory):
+    """The shares of each frame that are smeared at a mild and at the severest loss, (2, seeds, T)."""
+    folder = tmp_path_factory.mktemp("losses")
+    return np.array([[smeared(pristine, severity, seed, folder) for seed in range(9)] for severity in (2, 5)])
+
+
+def test_a_severer_loss_smears_more_of_the_frame(losses):
+    mild, severe = losses.mean(2)
+    assert mild.mean() < severe.mean() / 2 and (mild < severe + 0.01).all()
+    assert severe.max() > 0.3
+
+
+def test_a_smear_lasts_until_the_next_key_frame(losses):
+    hit = [share for share in losses[1] if share.max() > 0.05]
+    assert len(hit) >= 4
+    assert np.mean([share[-1] > 0.5 * share.max() for share in hit]) > 0.6
+    # Key frames are hit, too: then the clip is damaged from its first frame on.
+    assert any(share[0] > 0.1 for share in losses[1])
+
+
+def test_a_loss_before_the_clip_begins_damages_all_of_it(tmp_path):
+    longer = encode.rgb_to_planes(render_scene(5, WIDTH, HEIGHT, LEADS[1] + FRAMES))
+    shares = [smeared(longer, 5, seed, tmp_path, LEADS[1]) for seed in range(5)]
+    assert np.mean([share.min() > 0.5 * share.max() for share in shares]) > 0.5
+    recipes = [Recipe((Step("packet loss", 3, seed),)) for seed in range(3)]
+    assert sorted(lead_of(recipe) for recipe in recipes) == sorted(LEADS)
+    assert lead_of(Recipe((Step("freeze", 3, 1), Step("packet loss", 3, 1)))) == 0
+    clip, reference, _ = degrade(longer, recipes[1], 25, tmp_path / "clip", tmp_path, LEADS[1])
+    assert len(reference) == FRAMES and encode.probe_own(clip)[2] == FRAMES
+    assert np.array_equal(reference, longer[LEADS[1] :])
+
+
+def test_a_low_frame_rate_takes_frames_that_are_far_apart():
+    assert stride_of(Recipe(()), 25) == 1
+    assert [stride_of(Recipe((Step(LOW_FRAME_RATE, s),)), 60) for s in (1, 3, 5)] == [4, 6, 12]
+    assert stride_of(Recipe((Step(LOW_FRAME_RATE, 1),)), 24) == 2
+
+
+def test_a_colour_cast_leaves_the_brightness_of_grey(tmp_path):
+    grey = np.full((2, 96, 64), 128, np.uint8)
+    casts = [apply(grey, Step("colour cast", 5, seed), 25, tmp_path) for seed in range(20)]
+    assert all(np.abs(luma(cast) - 128).max() <= 1 for cast in casts)
+    tints = np.array([chroma(cast).mean((1, 2, 3)) for cast in casts])
+    assert np.abs(tints).max(1).min() > 8
+    assert len({tuple(np.sign(tint)) for tint in tints}) >= 3  # warm, cool, green or magenta
 
 
 def test_the_camera_moves_smoothly_between_pixels():
