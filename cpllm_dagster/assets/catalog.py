@@ -72,7 +72,7 @@ def video_catalog(
         model_id="",
         metadata={
             "skipped_objects": listing.skipped,
-            "decoding": wall.described(measures_in_force()),
+            **({"decoding": wall.described(measures_in_force())} if new else {}),
             **failure_metadata(rows),
         },
     )
