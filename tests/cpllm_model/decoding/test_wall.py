@@ -41,7 +41,7 @@ def taken_over(how: str, user_id: int, folder: Path) -> tuple[dict[str, str], li
     (folder / "own").mkdir()
     root = str(Path(__file__).resolve().parents[3])
     environment = {"PYTHONPATH": os.pathsep.join([root, *sys.path]), "PLANTED": SECRET}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     return said["outcomes"], said["free_to_anyone"], said["measures"]
