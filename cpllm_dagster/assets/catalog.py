@@ -24,8 +24,9 @@ from cpllm_dagster.lake.tables import video_id
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.report.tables import failures_by_type
 from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
+from cpllm_model.decoding import wall
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo
-from cpllm_model.decoding.sandbox import DecodeSandbox
+from cpllm_model.decoding.sandbox import DecodeSandbox, measures_in_force
 from cpllm_model.errors import VideoError
 
 #: What the parts of a catalogue that a broken run has probed lie under, beside the names of models.
@@ -69,7 +70,11 @@ def video_catalog(
         made=len(probed),
         run_id=context.run.run_id,
         model_id="",
-        metadata={"skipped_objects": listing.skipped, **failure_metadata(rows)},
+        metadata={
+            "skipped_objects": listing.skipped,
+            **({"decoding": wall.described(measures_in_force())} if new else {}),
+            **failure_metadata(rows),
+        },
     )
     tables.clear_parts(library, PROBED)
     return result

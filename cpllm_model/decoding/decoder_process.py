@@ -1,6 +1,6 @@
 """The decoding process, as `sandbox.py` starts it: `python -m cpllm_model.decoding.decoder_process SOCKET LIMITS`.
 
-It gives up what decoding does not need (new files, sockets and processes, memory, processor time), then serves
+It gives up what decoding does not need (`wall.py`, and limits on memory, processor time and files), then serves
 one video after the other: it reads the file through its parent and answers with VideoInfo as JSON, VideoSamples
 as safetensors, or the type of an error. It ends when its parent hangs up.
 """
@@ -20,12 +20,13 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-# PyAV loads these at the first file with subtitles, when no file may be opened any more.
+# Loaded before the lock-down, after which no file can be opened: whatever a library would import at its first use.
+# PyAV loads these at the first file with subtitles.
 import av.subtitles.codeccontext
 import av.subtitles.stream
 import av.subtitles.subtitle  # noqa: F401
 
-from cpllm_model.decoding import video
+from cpllm_model.decoding import video, wall
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.decoding.wire import MAX_READ_BYTES, Wire
@@ -72,11 +73,9 @@ def _child_main(socket_fd: int, limits: DecodeLimits) -> None:
     connection = socket.socket(fileno=os.dup(socket_fd))
     os.close(socket_fd)
     wire = Wire(connection)
-    threading.stack_size(1 << 18)
-    threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
-    lock_down(limits)
+    measures = lock_down(limits, connection)
     gc.freeze()
-    wire.send({"kind": "ready"})
+    wire.send({"kind": "ready", "measures": measures})
     while True:
         gc.collect()  # PyAV's containers and streams refer to each other and hold hundreds of megabytes
         try:
@@ -115,8 +114,20 @@ def _die_with_parent(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def lock_down(limits: DecodeLimits) -> None:
-    """Give up what decoding does not need; what the system does not know (macOS) is left out."""
+def lock_down(limits: DecodeLimits, connection: socket.socket) -> tuple[str, ...]:
+    """Give up what decoding does not need, for good; what the system does not know is left out.
+
+    Args:
+        limits: what the process may use.
+        connection: to the parent, whose end ends this process.
+
+    Returns:
+        The measures of `wall.py` that are in force.
+    """
+    measures = wall.drop_privileges()
+    # The last thread that is started: the one before it has given up its privileges, and none can be started later.
+    threading.stack_size(1 << 18)
+    threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
     open_fds = [fd for fd in range(256) if _is_open(fd)]
     _set_limit(resource.RLIMIT_NOFILE, max(open_fds) + 1)
     _set_limit(resource.RLIMIT_FSIZE, STDERR_BYTES)
@@ -124,6 +135,7 @@ def lock_down(limits: DecodeLimits) -> None:
     _set_limit(resource.RLIMIT_AS, limits.address_space_bytes)
     if hasattr(resource, "RLIMIT_NPROC"):
         _set_limit(resource.RLIMIT_NPROC, 0)
+    return measures + wall.deny_system_calls()
 
 
 def _is_open(fd: int) -> bool:

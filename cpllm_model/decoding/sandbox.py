@@ -1,15 +1,17 @@
-"""Decode behind a wall: libav runs in a process that holds no model and no credentials, and can be killed.
+"""Decode apart: libav runs in a process that holds no model and no credentials, and can be killed.
 
 The parent keeps the file and answers the child's reads; the child answers with VideoInfo as JSON or
 VideoSamples as safetensors, over one socket, never with a pickle. The child (`decoder_process.py`) starts
-with an empty environment, serves many videos, and is replaced when one of them breaks it. In: a file object.
-Out: what `video.py` gives, or its errors.
+with an empty environment, locks itself in (`wall.py`), serves many videos, and is replaced when one of them
+breaks it. In: a file object. Out: what `video.py` gives, or its errors.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cpllm_model.decoding import wall
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, video_info_from_dict
 from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.decoding.wire import MAX_READ_BYTES, Wire, parsed
@@ -38,6 +41,8 @@ _VIDEOS_PER_CHILD = 256
 _MAX_FACTS_BYTES = 1 << 16
 _MAX_STDERR_BYTES = 1 << 16
 _CAUSE_CHARACTERS = 500
+
+_log = logging.getLogger(__name__)
 
 
 class DecodeSandbox:
@@ -103,6 +108,7 @@ class DecodeSandbox:
             self.close()
         if self._child is None:
             self._child = _Child(self.limits)
+            _say_once(self._child.measures)
         try:
             return self._child.serve(file, name, request | {"size_bytes": size_bytes}, most_bytes)
         finally:
@@ -112,6 +118,18 @@ class DecodeSandbox:
     def _broken(self, name: str, error: ValueError) -> DecodeCrashError:
         self.close()
         return DecodeCrashError(name, f"the decoding process answered nonsense: {_printable(str(error))}")
+
+
+@functools.cache
+def measures_in_force() -> tuple[str, ...]:
+    """Start a decoding process and give the measures of `wall.py` that are in force in it.
+
+    Raises:
+        ConfigurationError: no child process can be started.
+    """
+    child = _Child(DecodeLimits())
+    child.kill()
+    return child.measures
 
 
 class _Child:
@@ -139,10 +157,11 @@ class _Child:
             )
         self._wire.deadline = time.monotonic() + _START_LIMIT_S
         try:
-            self._wire.receive(0)
+            ready, _ = self._wire.receive(0)
         except (OSError, EOFError, ValueError) as error:
             self.kill()
             raise ConfigurationError(f"the decoding process does not start: {self._last_words}") from error
+        self.measures = tuple(name for name in wall.MEASURES if name in ready.get("measures", ()))
 
     def serve(self, file: BinaryIO, name: str, request: dict[str, Any], most_bytes: int) -> bytes:
         """Send one video's request, answer the child's reads, and return its result."""
@@ -209,8 +228,16 @@ class _Child:
         code = self._process.returncode
         if code == -signal.SIGXCPU:
             return LimitExceededError(name, f"takes more than {self._limits.cpu_s} s of processor time")
+        if code == -signal.SIGSYS:
+            cause = "the decoding process was ended at a system call that only an intruder makes (SIGSYS)"
+            return DecodeCrashError(name, cause)
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return DecodeCrashError(name, f"the decoding process died ({how}) {self._last_words}".strip())
+
+
+@functools.cache
+def _say_once(measures: tuple[str, ...]) -> None:
+    _log.info("videos are decoded in a process of their own, %s", wall.described(measures))
 
 
 def _environment() -> dict[str, str]:

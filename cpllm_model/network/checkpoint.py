@@ -1,14 +1,17 @@
 """Find a model folder, vouch for what lies in it, and name it; imports no torch.
 
-A model is named by a bundled name ("tiny"), a folder, or a hub id ("organisation/name"). Only safetensors and
-JSON are accepted: a folder with pickles or code is refused whole.
+A model is named by a bundled name ("tiny"), a folder, or a hub id ("organisation/name"). Weights are safetensors
+and configurations JSON. A folder with pickles, programs or links that lead out of it is refused whole; what else
+lies beside a model, as a licence or a log, is never read.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
+import pickletools
 import re
 from pathlib import Path
 
@@ -17,8 +20,23 @@ from cpllm_model.errors import CheckpointError
 
 BUNDLED = Path(__file__).parent.parent / "checkpoints"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-#: What a model folder may be made of; a card and its figures are welcome.
-ACCEPTED_SUFFIXES = (".safetensors", ".json", ".jsonl", ".jinja", ".md", ".txt", ".model", ".png", ".html", ".parquet")
+#: What has one reader that runs no code, whatever the contents.
+_DATA_SUFFIXES = {".safetensors", ".json", ".jsonl", ".jinja", ".md", ".txt", ".model", ".png", ".html", ".parquet"}
+#: Names of pickles, of formats that may hold them, of programs and of what programs load.
+_CODE_NAME = re.compile(
+    r"\.(bin|ckpt|dill|h5|hdf5|joblib|keras|mar|nemo|np[yz]|pb|pickle|pkl|pt[2hl]?|t7|zip"
+    r"|py[cdowxz]?|pyi|egg|whl|jar|class|js|lua|pl|rb|wasm"
+    r"|a|dll|dylib|exe|o|scr|so|(ba|z)?sh|bat|cmd|com|msi|ps1|vbs)(\.|$)",
+    re.IGNORECASE,
+)
+#: First bytes of programs and of formats that may hold code: scripts, ELF, Windows, Mach-O (and Java), WebAssembly,
+#: zip (as PyTorch's files), HDF5, NumPy.
+_CODE_SIGNATURES = (
+    *(b"#!", b"\x7fELF", b"MZ", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe"),
+    *(b"\xca\xfe\xba\xbe", b"\0asm", b"PK\x03\x04", b"\x89HDF", b"\x93NUMPY"),
+)
+#: Of a file of no known kind, so much is looked at.
+_SNIFFED_BYTES = 1 << 16
 #: Files that decide the answers, and so the model's identity.
 IDENTITY_PATTERNS = ("*.safetensors", "config.json", "processor_config.json", "tokenizer*.json")
 
@@ -83,10 +101,7 @@ def _json(path: Path) -> dict:
 
 
 def _vouch(folder: Path) -> None:
-    for path in sorted(folder.rglob("[!.]*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and path.suffix not in ACCEPTED_SUFFIXES and not hidden:
-            raise CheckpointError(f"{path} may run code when loaded; a model folder holds safetensors and JSON only")
+    _refuse_code(folder)
     _config(folder)
     for path in sorted(folder.glob("*config.json")):
         if "auto_map" in json.dumps(_json(path)):
@@ -98,6 +113,51 @@ def _vouch(folder: Path) -> None:
         shards = _json(path).get("weight_map")
         if not isinstance(shards, dict) or not own.issuperset(map(str, shards.values())):
             raise CheckpointError(f"{path} names weights that are no *.safetensors of the folder")
+
+
+def _refuse_code(folder: Path) -> None:
+    """Look through a model folder; what a version control or a cache keeps in hidden folders is none of the model's."""
+    home = folder.resolve()
+    # In its cache, the hub's client makes a snapshot of links to the files of all versions.
+    homes = (home, home.parent.parent / "blobs") if home.parent.name == "snapshots" else (home,)
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parent.parts):
+            continue
+        if path.is_symlink() and not any(_target(path).is_relative_to(allowed) for allowed in homes):
+            raise CheckpointError(f"{path} is a link that leads out of the model's folder")
+        if path.is_file() and _may_be_code(path):
+            raise CheckpointError(f"{path} may run code when loaded; a model folder holds safetensors and JSON only")
+
+
+def _target(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{link} is a link that leads nowhere") from error
+
+
+def _may_be_code(path: Path) -> bool:
+    """Judge a file by its name, and where that says nothing by its contents."""
+    if path.suffix.lower() in _DATA_SUFFIXES:
+        return False
+    if _CODE_NAME.search(path.name):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(_SNIFFED_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    return head.startswith(_CODE_SIGNATURES) or _is_pickle(head)
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Whether bytes are a pickle: those from protocol 2 on state it, older ones must read as one to their end."""
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return True
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(io.BytesIO(head)))
+    except Exception:  # pickletools raises whatever the bytes make it raise
+        return False
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
 from cpllm_dagster.lake.tables import Lake, video_id
 from cpllm_dagster.local_runs import run_library
 from cpllm_dagster.resources import BatchRay
+from cpllm_model.decoding import sandbox, wall
 from cpllm_model.errors import ConfigurationError, LakeError
 from cpllm_model.network import checkpoint
 
@@ -199,6 +200,7 @@ def test_checks_pass_and_name_the_library(history: History) -> None:
 def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> None:
     shown = metadata_of(history.result)
     assert len(shown) == 6
+    assert shown[str(dg.AssetKey("video_catalog"))]["decoding"].value == wall.described(sandbox.measures_in_force())
     scores = shown[str(dg.AssetKey("quality_scores"))]
     assert (scores["new"].value, scores["kept"].value, scores["failed"].value) == (4, 1, 2)
     assert scores["dagster/partition_row_count"].value == 5

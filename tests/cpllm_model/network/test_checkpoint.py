@@ -1,10 +1,14 @@
 """Which model folders are accepted, and how models are named."""
 
+import io
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -47,15 +51,100 @@ class Pickled:
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "weights.pt", "extra.pkl", "modeling_evil.py", "custom_generate/generate.py"]
+    "name",
+    [
+        *("pytorch_model.bin", "weights.pt", "extra.pkl", "modeling_evil.py", "custom_generate/generate.py"),
+        *("lib.so", "training_args.BIN", "weights.pkl.gz", "tf_model.h5", "install.sh", ".hidden.py", "lib.so.1"),
+    ],
 )
 def test_folders_that_may_run_code_are_refused(folder, name, tmp_path):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(pickle.dumps(Pickled(tmp_path / "evidence")))
     for load in (checkpoint.resolve, checkpoint.model_id, QualityPredictor.from_pretrained):
-        with pytest.raises(CheckpointError, match=name):
+        with pytest.raises(CheckpointError, match=f"{re.escape(name)} may run code"):
             load(str(folder))
     assert not (tmp_path / "evidence").exists()
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", b"words")
+    return buffer.getvalue()
+
+
+CODE = {
+    **{f"pickle {number}": pickle.dumps(Pickled("evidence"), protocol=number) for number in range(6)},
+    "zip": zipped(),
+    "program": Path(sys.executable).read_bytes()[:1000],
+    "script": b"#!/bin/sh\nrm -rf /\n",
+    "Windows": b"MZ\x90\0" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("kind", CODE)
+@pytest.mark.parametrize("name", ["weights", "LICENSE", "weights.dat"])
+def test_code_under_another_name_is_refused(folder, kind, name):
+    (folder / name).write_bytes(CODE[kind])
+    with pytest.raises(CheckpointError, match=f"{name} may run code"):
+        checkpoint.resolve(str(folder))
+
+
+WELCOME = {
+    "LICENSE": b"Apache License\nVersion 2.0, January 2004\n",
+    "NOTICE": "Copyright \u00a9 the authors\n".encode(),
+    "USE_POLICY": b"",
+    "COPYING": b"copyright\nby the authors\nin all countries.\n",
+    ".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
+    ".DS_Store": b"\0\0\0\x01Bud1\0",
+    "figure.jpg": b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+    "figure.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "recipe.yaml": b"model: tiny\n",
+    "paper.pdf": b"%PDF-1.7\n",
+    "ratings.csv": b"video,score\na.mp4,3.1\n",
+    "tiny.py.md": b"words\n",
+    "Makefile": b"all:\n\ttrue\n",
+    "runs/events.out.tfevents.1700000000.host.1.0": b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22",
+    ".git/hooks/update.sample": b"#!/bin/sh\n",
+    ".cache/huggingface/download/x.lock": b"",
+}
+
+
+@pytest.mark.parametrize("name", WELCOME)
+def test_what_lies_beside_a_model_is_welcome_and_changes_nothing(folder, name):
+    before = checkpoint.model_id(str(folder))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(WELCOME[name])
+    assert checkpoint.model_id(str(folder)) == before
+
+
+def test_links_that_lead_out_of_the_folder_are_refused(folder, tmp_path):
+    (tmp_path / "secret").write_text("words")
+    link = folder / "NOTES"
+    for target in (tmp_path / "secret", tmp_path, "../secret", "/nowhere/at/all", "NOTES"):
+        link.symlink_to(target)
+        with pytest.raises(CheckpointError, match="NOTES is a link that leads"):
+            checkpoint.resolve(str(folder))
+        link.unlink()
+    link.symlink_to("config.json")
+    checkpoint.resolve(str(folder))
+    (tmp_path / "by another name").symlink_to(folder)
+    checkpoint.resolve(str(tmp_path / "by another name"))
+
+
+def test_a_snapshot_of_the_hubs_cache_is_accepted(folder, tmp_path):
+    cached = tmp_path / "models--organisation--name"
+    snapshot, blobs = cached / "snapshots" / "0123abcd", cached / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    checkpoint.resolve(str(snapshot))
+    (cached / "other").write_text("words")
+    (snapshot / "LICENSE").symlink_to("../../other")
+    with pytest.raises(CheckpointError, match="LICENSE is a link that leads out"):
+        checkpoint.resolve(str(snapshot))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "processor_config.json"])
@@ -99,5 +188,5 @@ def test_a_model_that_lacks_weights_is_refused(folder):
 
 
 def test_naming_a_model_imports_no_torch():
-    code = "import sys; from cpllm_model import checkpoint as c; c.model_id('tiny'); sys.exit('torch' in sys.modules)"
+    code = "import cpllm_model.network.checkpoint as c, sys; c.model_id('tiny'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
