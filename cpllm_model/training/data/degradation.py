@@ -204,9 +204,10 @@ def _low_contrast(planes: np.ndarray, factor: float, rng: np.random.Generator) -
 
 
 def _colour_cast(planes: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
-    """Set a wrong white balance: gains of red, green and blue that differ by so many stops, which leave grey as bright as it was."""
+    """Set a wrong white balance: gains of RGB that differ by so many stops and leave grey as bright as it was."""
     # Mostly warm or cool, as wrong lamps are, else green or magenta.
-    warm, green = (rng.choice([-1, 1]), rng.uniform(-0.4, 0.4)) if rng.random() < 0.65 else (0, rng.choice([-1, 1]))
+    way = int(rng.choice([-1, 1]))
+    warm, green = (way, float(rng.uniform(-0.4, 0.4))) if rng.random() < 0.65 else (0, way)
     tilt = np.array([warm - green / 2, green, -warm - green / 2]) / 2
     gains = 2 ** (stops * tilt / np.abs(tilt).max() / 2)
     gains *= YUV_OF_RGB[0].sum() / (YUV_OF_RGB[0] @ gains)
