@@ -173,11 +173,17 @@ def manifest(
     dataset: Annotated[
         str,
         typer.Option(
-            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; else your name for it."
+            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; of still pictures biq2021, "
+            "koniq-10k, spaq, kadid-10k, tid2013, live-itw; else your name for it."
         ),
     ],
-    labels: Annotated[Path, typer.Option(help="Ratings, or conversations in .json or .jsonl.")],
-    videos: Annotated[Path, typer.Option(help="Folder below which the videos lie, in any layout.")],
+    videos: Annotated[Path, typer.Option(help="Folder below which the videos or pictures lie, in any layout.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ratings, or conversations in .json or .jsonl; a known set of pictures has its own in its folder."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.parquet"),
     held_out: Annotated[
         list[Path] | None, typer.Option(help="Label file of videos to leave out; may be given again.")
@@ -192,10 +198,13 @@ def manifest(
 ) -> None:
     """List a rated data set or an instruction set, as you have it on disk, for training and evaluation."""
     with _told_in_a_sentence():
+        from cpllm_model.training.data.picture_sets import FORMS
         from cpllm_model.training.data.rated import collect, publish
 
+        if labels is None and dataset not in FORMS:
+            raise typer.BadParameter(f"{dataset} needs --labels")
         found = collect(
-            _existing(labels), _existing(videos), dataset, scale=scale, held_out=held_out or [], split=split
+            _existing(labels or videos), _existing(videos), dataset, scale=scale, held_out=held_out or [], split=split
         )
         for line in found.report():
             Console(stderr=True).print(_shown(line))

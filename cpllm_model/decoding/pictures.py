@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -29,9 +30,9 @@ from PIL import (
 from cpllm_model.decoding.container import VideoSource
 from cpllm_model.decoding.frames import require_fragment
 from cpllm_model.decoding.pixels import FrameConverter, Orientation
-from cpllm_model.decoding.samples import VideoInfo, VideoSamples
+from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, picture_codec
 from cpllm_model.decoding.sampling import SamplingSettings
-from cpllm_model.errors import CorruptVideoError, LimitExceededError, UnsupportedCodecError
+from cpllm_model.errors import CorruptVideoError, LimitExceededError, NotAVideoError, UnsupportedCodecError
 
 #: Nominal: a picture has no time.
 FRAME_INTERVAL_S = 0.04
@@ -54,6 +55,27 @@ _ORIENTATIONS = {
     7: Orientation(transposed=True, rows_flipped=True, columns_flipped=True, rotation_deg=270),
     8: Orientation(transposed=True, rows_flipped=True, rotation_deg=270),
 }
+
+
+def read_picture(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> np.ndarray:
+    """Decode a picture as a whole.
+
+    Args:
+        file: seekable, opened for reading bytes.
+        name: of the picture, for messages.
+        limits: what it may cost; only those of pixels and bytes are kept here.
+
+    Returns:
+        uint8 (H, W, 3) RGB, the right way up.
+
+    Raises:
+        VideoError: it is no picture, cannot be decoded, or not within the limits.
+    """
+    source = VideoSource(file, name, limits or DecodeLimits())
+    codec = picture_codec(source.head())
+    if codec is None:
+        raise NotAVideoError(name, "no accepted picture format recognises its bytes")
+    return _decode(source, codec)[0]
 
 
 def probe_picture(source: VideoSource, codec: str) -> VideoInfo:

@@ -21,7 +21,7 @@ from cpllm_model.errors import DataSetError
 CONVERSATION_SUFFIXES = (".json", ".jsonl")
 
 #: Columns that name the video and hold its MOS, the first that a header has; in small letters and digits only.
-_NAME_COLUMNS = ("path", "filename", "file", "videoname", "name", "vid", "flickrid")
+_NAME_COLUMNS = ("path", "filename", "file", "videoname", "imagename", "name", "vid", "flickrid")
 _MOS_COLUMNS = ("mos", "mosfull", "realignmentmos")
 _TEST_COLUMN = "istest"
 _UNKNOWN = frozenset({"", "na", "n/a", "nan", "none", "null"})
@@ -41,6 +41,8 @@ class Label:
         mos: mean opinion score on the data set's own scale; None where there is none.
         in_test: whether the data set's own test split has it; None where the file does not say.
         dialogue: questions and answers.
+        in_validation: whether the data set's own validation split has it; None where there is none.
+        content: name of what it is a version of, a reference picture; None where the file does not say.
     """
 
     where: str
@@ -48,6 +50,8 @@ class Label:
     mos: float | None = None
     in_test: bool | None = None
     dialogue: tuple[tuple[str, str], ...] = ()
+    in_validation: bool | None = None
+    content: str | None = None
 
 
 def read_ratings(path: Path) -> list[Label]:
@@ -60,7 +64,7 @@ def read_ratings(path: Path) -> list[Label]:
     Raises:
         DataSetError: the file cannot be read, or a line of it understood.
     """
-    text = _text(path)
+    text = file_text(path)
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     delimiter = max((",", ";", "\t"), key=first.count)
     columns = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in first.split(delimiter)]
@@ -82,7 +86,7 @@ def read_conversations(path: Path) -> list[Label]:
     Raises:
         DataSetError: the file cannot be read, or an entry of it understood.
     """
-    text = _text(path)
+    text = file_text(path)
     if path.suffix.lower() == ".jsonl":
         lines = ((f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), 1))
         return [_conversation(where, _parsed(where, line)) for where, line in lines if line.strip()]
@@ -109,7 +113,7 @@ def _tabled(path: Path, text: str, delimiter: str, columns: list[str], name: int
                 raise DataSetError(f"{where}: {len(cells)} cells below a header of {len(columns)}")
             score = cells[mos].replace(",", ".") if delimiter == ";" else cells[mos]
             in_test = None if test is None else _truth(cells[test], where)
-            labels.append(Label(where, _relative(cells[name], where), _number(score, where), in_test))
+            labels.append(Label(where, relative_path(cells[name], where), number_of(score, where), in_test))
     except csv.Error as error:
         raise DataSetError(f"{path}, line {rows.line_num}: {error}") from error
     return labels
@@ -124,8 +128,8 @@ def _listed(path: Path, text: str) -> list[Label]:
             continue
         if len(cells) != 4:
             raise DataSetError(f"{where}: {line.strip()!r} is neither a known header nor `path, duration, fps, mos`")
-        _, _, mos = (_number(cell, where) for cell in cells[1:])
-        labels.append(Label(where, _relative(cells[0], where), mos))
+        _, _, mos = (number_of(cell, where) for cell in cells[1:])
+        labels.append(Label(where, relative_path(cells[0], where), mos))
     return labels
 
 
@@ -148,11 +152,15 @@ def _conversation(where: str, entry: Any) -> Label:
     if not spoken or len(spoken) % 2:
         raise DataSetError(f"{where}: {len(spoken)} turns; every question needs its answer")
     dialogue = tuple(zip(spoken[::2], spoken[1::2], strict=True))
-    return Label(where, _relative(files[0], where) if len(files) == 1 else None, dialogue=dialogue)
+    return Label(where, relative_path(files[0], where) if len(files) == 1 else None, dialogue=dialogue)
 
 
-def _text(path: Path) -> str:
-    """Read UTF-8 with or without byte order mark; every line ends in a line feed alone."""
+def file_text(path: Path) -> str:
+    """Read UTF-8 with or without byte order mark; every line ends in a line feed alone.
+
+    Raises:
+        DataSetError: the file cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -166,15 +174,24 @@ def _parsed(where: str, text: str) -> Any:
         raise DataSetError(f"{where} is not JSON: {error}") from error
 
 
-def _relative(text: str, where: str) -> str:
-    """Give a path with "/" between its parts; one that could lead out of the videos' folder is refused."""
+def relative_path(text: str, where: str) -> str:
+    """Give a path with "/" between its parts; one that could lead out of the videos' folder is refused.
+
+    Raises:
+        DataSetError: it is such a path, or none; names `where`.
+    """
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:/", str(path)) or "\0" in text:
         raise DataSetError(f"{where}: {text!r} is no relative path below the folder of the videos")
     return str(path)
 
 
-def _number(text: str, where: str) -> float | None:
+def number_of(text: str, where: str) -> float | None:
+    """Read a finite number; None where the text says that there is none.
+
+    Raises:
+        DataSetError: it is neither; names `where`.
+    """
     if text.lower() in _UNKNOWN:
         return None
     try:

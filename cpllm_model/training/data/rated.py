@@ -1,8 +1,9 @@
 """Rated data sets and instruction sets, as their users have them on disk, become rows of the manifest.
 
-In: a label file (`label_files.py`), the folder of its videos, and what is known of the data set (`DATASETS`). Out:
-`Collected`: a LabelledVideo for each label whose video is there, and by name every label that gives none, with the
-reason. MOS are mapped linearly from the data set's scale to 1-5. Opens no video.
+In: a label file (`label_files.py`, `picture_sets.py`), the folder of its videos or pictures, and what is known of the
+data set (`DATASETS`). Out: `Collected`: a LabelledVideo for each label whose file is there, and by name every label
+that gives none, with the reason. MOS are mapped linearly from the data set's scale to 1-5. Opens no video, and
+pictures only to find near-duplicates.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from cpllm_model.errors import DataSetError
 from cpllm_model.training.data.label_files import CONVERSATION_SUFFIXES, Label, read_conversations, read_ratings
 from cpllm_model.training.data.manifests import SPLITS, LabelledVideo, content_split, write_manifest
+from cpllm_model.training.data.near_duplicates import near_duplicate_groups
+from cpllm_model.training.data.picture_sets import FORMS, read_picture_labels
 from cpllm_model.training.data.video_files import VideoFiles, without_extension
 
 #: In label files -1 stands for unknown, unless it is on the data set's scale.
@@ -33,6 +36,7 @@ class Dataset:
         id_parts: how many parts at the end of a path tell its videos apart; None: the whole path.
         split: the one split its labels mean; None if they are of several or of none.
         has_test: whether it has a test split of its own, which labels may or may not say.
+        near_duplicates: whether it shows some contents several times without saying so.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Dataset:
     id_parts: int | None = 1
     split: str | None = None
     has_test: bool = False
+    near_duplicates: bool = False
 
     def rescale(self, mos: float) -> float:
         """Map a MOS of this data set linearly to 1-5."""
@@ -76,6 +81,19 @@ DATASETS = {
         # Rated in six tests and realigned to one scale (Nuutinen et al., TIP 2016), which has no ends of its own and
         # goes below 0: the least and greatest published MOS stand for them. In a test, many cameras film one scene.
         Dataset("cvd2014", (-6.5, 93.38), content=r"Test\d+_.+(?=_D\d+$)"),
+        # Five ACR levels by 30 raters each in a laboratory, mapped linearly by the authors so that the worst picture
+        # has 0 and the best 1 (Ahmed and Asif, JEI 2022). The ends of the five levels are given back to these two.
+        Dataset("biq2021", (0, 1), has_test=True, near_duplicates=True),
+        # Five ACR levels by a crowd (Hosu et al., TIP 2020), with splits.
+        Dataset("koniq-10k", (1, 5), has_test=True),
+        # A slider from 0 to 100 (Fang et al., CVPR 2020).
+        Dataset("spaq", (0, 100)),
+        # Five levels of impairment, 5 imperceptible (Lin et al., QoMEX 2019).
+        Dataset("kadid-10k", (1, 5)),
+        # Wins in nine comparisons (Ponomarenko et al., SPIC 2015).
+        Dataset("tid2013", (0, 9)),
+        # A slider from 0 to 100 (Ghadiyaram and Bovik, TIP 2016).
+        Dataset("live-itw", (0, 100)),
     )
 }
 
@@ -137,7 +155,7 @@ def collect(
     being kept for validation; in a data set without splits, contents are divided by `content_split`.
 
     Args:
-        labels: conversations if it ends in .json or .jsonl, else ratings.
+        labels: conversations if it ends in .json or .jsonl, else ratings; of a picture set also a folder of it.
         videos: folder below which the videos lie, in any layout.
         name: one of DATASETS; of conversations, or with `scale`, any.
         scale: MOS of the worst and of the best imaginable video.
@@ -150,26 +168,25 @@ def collect(
     """
     conversations = _holds_conversations(labels)
     dataset = Dataset(name, id_parts=None) if conversations else find_dataset(name, scale)
-    read = _read(labels)
+    of_pictures = dataset.name in FORMS and not conversations
+    read = read_picture_labels(name, labels) if of_pictures else _read(labels)
     _check_splits(labels, read, dataset, split, any_held_out=bool(held_out))
 
     found = Collected()
     kept = _once(read, dataset, found)
-    tested = {dataset.content_of(file) for file, label in kept.items() if label.in_test}
-    barred = {dataset.content_of(label.file) for path in held_out for label in _read(path) if label.file}
-    for file, label in list(kept.items()):
-        content = dataset.content_of(file)
-        if content in barred or (content in tested and not label.in_test):
-            found.held_out.append(file)
-            del kept[file]
-
+    barred = [label.file for path in held_out for label in _read(path) if label.file]
     try:
-        located = VideoFiles(videos, dataset.content_of, dataset.id_parts, pictures=conversations).locate(kept)
+        files = VideoFiles(videos, dataset.content_of, dataset.id_parts, pictures=conversations or of_pictures)
+        contents = {file: label.content or dataset.content_of(file) for file, label in kept.items()}
+        if dataset.near_duplicates:
+            contents |= _near_duplicates(files.locate(kept), dataset)
+        _hold_out(kept, contents, _barred(barred, contents, dataset), found)
+        located = files.locate(kept)
     except DataSetError as error:
         raise DataSetError(f"{labels}: {error}") from error
     found.missing.extend(file for file in kept if file not in located)
     for file, path in located.items():
-        label, content = kept[file], dataset.content_of(file)
+        label, content = kept[file], contents[file]
         found.videos.append(
             LabelledVideo(
                 video_id=dataset.id_of(file),
@@ -184,6 +201,28 @@ def collect(
     if not found.videos:
         raise DataSetError(f"{labels} and {videos} have no video in common; {'; '.join(found.report())}")
     return found
+
+
+def _near_duplicates(located: dict[str, Path], dataset: Dataset) -> dict[str, str]:
+    """Give each picture the content that it shares with its near-duplicates: the name of the first of them."""
+    files = sorted(located)
+    groups = near_duplicate_groups([located[file] for file in files])
+    return {file: dataset.id_of(files[group]) for file, group in zip(files, groups, strict=True)}
+
+
+def _barred(names: list[str], contents: dict[str, str], dataset: Dataset) -> set[str]:
+    """Contents of the files that are held out by name."""
+    by_id = {dataset.id_of(file): content for file, content in contents.items()}
+    return {by_id.get(dataset.id_of(name), dataset.content_of(name)) for name in names}
+
+
+def _hold_out(kept: dict[str, Label], contents: dict[str, str], barred: set[str], found: Collected) -> None:
+    """Leave out what shares its content with a test video, or is barred."""
+    tested = {contents[file] for file, label in kept.items() if label.in_test}
+    for file, label in list(kept.items()):
+        if contents[file] in barred or (contents[file] in tested and not label.in_test):
+            found.held_out.append(file)
+            del kept[file]
 
 
 def publish(found: Collected, out: Path, most_missing: float = 1.0) -> Path:
@@ -263,6 +302,8 @@ def _is_rated(label: Label, scale: tuple[float, float]) -> bool:
 def _split(label: Label, content: str, dataset: Dataset) -> str:
     if dataset.split or label.in_test:
         return dataset.split or "test"
+    if label.in_validation is not None:
+        return "validation" if label.in_validation else "train"
     drawn = content_split(content)
     # A test split of its own is the only one: the rest is for training and validation.
     return "train" if drawn == "test" and (dataset.has_test or label.in_test is False) else drawn

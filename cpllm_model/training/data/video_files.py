@@ -38,11 +38,13 @@ class VideoFiles:
         self._by_path: dict[str, list[Path]] = defaultdict(list)
         self._by_tail: dict[str, list[Path]] = defaultdict(list)
         self._by_content: dict[str, list[Path]] = defaultdict(list)
+        self._by_small_letters: dict[str, list[Path]] = defaultdict(list)
         folder = folder.resolve()
         for file in sorted(folder.rglob("*")):
             if not (has_video_name(file.name) or (pictures and _is_picture(file.name))) or not file.is_file():
                 continue
             self._by_content[content_of(file.name)].append(file)
+            self._by_small_letters[without_extension(file.name).lower()].append(file)
             for start, tail in enumerate(_tails(file.relative_to(folder).as_posix())):
                 for name in {tail, without_extension(tail)}:
                     self._by_tail[name].append(file)
@@ -56,7 +58,7 @@ class VideoFiles:
         fails, the path is shortened from its front as long as no other name ends alike; a path that is too short to
         tell videos apart counts from the folder alone, for elsewhere it may be another video's. At last comes the
         content, where one of name and file is the content's bare name: `Sports_720P-00a1` finds
-        `Sports_720P-00a1_crf_10_ss_00_t_20.0.mp4`.
+        `Sports_720P-00a1_crf_10_ss_00_t_20.0.mp4`; and then the name in other letters, small or capital.
 
         Raises:
             DataSetError: a name fits several files, or two names one file.
@@ -93,7 +95,8 @@ class VideoFiles:
         if self._id_parts != 1:
             return []
         bare, content = without_extension(tails[-1]), self._content_of(tails[-1])
-        return self._by_content.get(bare) or self._by_tail.get(content) or []
+        found = self._by_content.get(bare) or self._by_tail.get(content)
+        return found or self._by_small_letters.get(bare.lower()) or []
 
 
 def without_extension(file: str) -> str:
