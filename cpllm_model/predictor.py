@@ -9,9 +9,9 @@ Shape legend: N segments, L visual tokens of a segment, D decoder width.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,7 @@ class Rating:
         level_probabilities: bad to excellent, sum 1.
         segment_start_s: start of each segment.
         segment_score: score of each segment seen alone.
+        scene: question of scale.SCENE_FACTS -> the word that answers it; empty for a model that is not asked.
     """
 
     score: float
@@ -65,6 +66,7 @@ class Rating:
     level_probabilities: tuple[float, ...]
     segment_start_s: tuple[float, ...]
     segment_score: tuple[float, ...]
+    scene: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

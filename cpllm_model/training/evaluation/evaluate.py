@@ -18,8 +18,17 @@ from cpllm_model.errors import DataSetError, VideoError
 from cpllm_model.metrics import Bootstrap
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.training.data.manifests import SPLITS, LabelledVideo, read_manifest
-from cpllm_model.training.evaluation.answers import LEAST_GAP, PAIRS, DataSetAnswers, answer, write_tables
+from cpllm_model.training.evaluation.answers import (
+    CLOSE_PAIRS,
+    CLOSE_SCORES,
+    LEAST_GAP,
+    PAIRS,
+    DataSetAnswers,
+    answer,
+    write_tables,
+)
 from cpllm_model.training.evaluation.metrics import FITTED_RESAMPLES, figures_of
+from cpllm_model.training.evaluation.published import published_on
 from cpllm_model.training.evaluation.report import write_matrix, write_report
 
 BOOTSTRAP = Bootstrap()
@@ -65,9 +74,18 @@ def evaluate(
             **asdict(bootstrap),
             "most_resamples_after_logistic": FITTED_RESAMPLES,
         },
-        "pairs_asked": {"within contents": PAIRS, "across contents": PAIRS, "least label gap": LEAST_GAP},
+        "pairs_asked": {
+            "within contents": PAIRS,
+            "across contents": PAIRS,
+            "least label gap": LEAST_GAP,
+            "close scores": CLOSE_PAIRS,
+            "largest score gap of close scores": CLOSE_SCORES,
+        },
         "data_sets": {
-            name: _summary(one) | figures_of(one.answers, one.pairs, bootstrap) for name, one in found.items()
+            name: _summary(one)
+            | {"published": [asdict(figure) for figure in published_on((v.dataset for v in one.videos), split)]}
+            | figures_of(one, bootstrap)
+            for name, one in found.items()
         },
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -121,6 +139,6 @@ def _summary(found: DataSetAnswers) -> dict[str, Any]:
         "scored": len(found.answers),
         "failed": dict(failed.most_common()),
         "contents": len({one.video.content_id for one in found.answers}),
-        "compared_pairs": len(found.pairs),
+        "compared_pairs": len(found.pairs) + len(found.close) + len(found.own),
         "failed_pairs": found.failed_pairs,
     }
