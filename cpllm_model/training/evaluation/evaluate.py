@@ -1,8 +1,8 @@
 """Evaluate a model on labelled videos, from the files, as a user's videos are answered.
 
 In: a model and manifests. Out: a folder with `evaluation.json` (every figure with its interval), `predictions.parquet`
-(a row a video), `pairs.parquet` (a row a compared pair) and `index.html` with its images. A video without an answer
-is a row with its reason and is counted.
+(a row a video), `pairs.parquet` (a row a compared pair), `index.html` with its images and, where stress tests are
+asked for, `stress.parquet` (a row a version). A video without an answer is a row with its reason and is counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,26 @@ from cpllm_model.training.evaluation.answers import (
 from cpllm_model.training.evaluation.metrics import FITTED_RESAMPLES, figures_of
 from cpllm_model.training.evaluation.published import published_on
 from cpllm_model.training.evaluation.report import write_matrix, write_report
+from cpllm_model.training.evaluation.stress import Row, ask, stress_figures, write_stress_table
+from cpllm_model.training.evaluation.stress_rows import ROWS
+from cpllm_model.training.evaluation.stress_sources import find_sources
 
 BOOTSTRAP = Bootstrap()
+
+
+@dataclass(frozen=True)
+class StressSettings:
+    """Which stress tests are made.
+
+    Args:
+        sources: clean sources a row.
+        folders: of photographs and clips that are clean, beside those of the evaluated data sets.
+        rows: the tests.
+    """
+
+    sources: int = 12
+    folders: tuple[Path, ...] = ()
+    rows: tuple[Row, ...] = ROWS
 
 
 def evaluate(
@@ -41,6 +59,7 @@ def evaluate(
     split: str = "test",
     report: Callable[[str], None] = print,
     bootstrap: Bootstrap = BOOTSTRAP,
+    stress: StressSettings | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model and write its report.
 
@@ -51,6 +70,7 @@ def evaluate(
         split: which contents are asked about.
         report: takes a line of progress.
         bootstrap: makes the intervals.
+        stress: which stress tests are made, too; None is none.
 
     Returns:
         the content of `evaluation.json`.
@@ -58,6 +78,7 @@ def evaluate(
     Raises:
         CheckpointError: the model cannot be loaded.
         DataSetError: a data set cannot be read, or has no video of the split.
+        EncodeError: a version of a stress test cannot be made.
     """
     data_sets = read_data_sets(data, split)
     predictor = QualityPredictor.from_pretrained(model)
@@ -90,6 +111,12 @@ def evaluate(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_tables(found, out)
+    if stress is not None:
+        videos = [video for one in data_sets.values() for video in one]
+        sources = find_sources(videos, stress.folders, split, stress.sources)
+        stressed = ask(predictor, sources, stress.rows, report)
+        write_stress_table(stressed, out / "stress.parquet")
+        result["stress"] = stress_figures(stressed, bootstrap)
     return write_report(result, found, out)
 
 
@@ -100,6 +127,7 @@ def evaluate_models(
     split: str = "test",
     report: Callable[[str], None] = print,
     bootstrap: Bootstrap = BOOTSTRAP,
+    stress: StressSettings | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate several models, each into a folder of its own below `out`, and write a page that sets them side by side.
 
@@ -107,7 +135,7 @@ def evaluate_models(
     """
     folders = [f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name)}" for number, model in enumerate(models, 1)]
     results = [
-        evaluate(model, data, out / folder, split, report, bootstrap)
+        evaluate(model, data, out / folder, split, report, bootstrap, stress)
         for model, folder in zip(models, folders, strict=True)
     ]
     write_matrix(results, folders, out)

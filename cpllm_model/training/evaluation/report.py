@@ -135,11 +135,13 @@ def write_report(result: dict[str, Any], found: Mapping[str, DataSetAnswers], ou
     """
     written = as_json(result)
     (out / "evaluation.json").write_text(json.dumps(written, indent=1, allow_nan=False))
-    parts = [_summary([result], [None])]
+    parts = [_summary([result], [None])] if found else []
     for number, (name, answers) in enumerate(found.items(), 1):
         prefix = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower())[:30].strip('_')}"
         plots = draw_plots(answers.answers, result["data_sets"][name], out, prefix)
         parts.append(_data_set(name, result["data_sets"][name], answers, plots))
+    if "stress" in written:
+        parts.append(_stress(written["stress"]))
     (out / "index.html").write_text(_page(f"Evaluation of {result['model_id']}", parts), encoding="utf-8")
     return written
 
@@ -210,6 +212,23 @@ def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: 
         f"<h2>{_text(name)}</h2><p>{counts}</p>{_failures(found)}"
         f'<div class="groups">{"".join(groups)}</div>{_row_tables(figures)}'
         f'<div class="plots">{images}</div>{_worst(found.answers)}'
+    )
+
+
+def _stress(rows: Mapping[str, Any]) -> str:
+    """Give a line a figure of the stress tests, with its bound and whether it holds."""
+    cells = []
+    for name, row in rows.items():
+        failed = ", ".join(f"{count} {reason}" for reason, count in row["failed"].items())
+        about = f"{row['sources']} sources, {row['versions']} versions" + (f"; failed: {failed}" if failed else "")
+        for check in row["checks"] or [{"figure": "no source has all its answers"}]:
+            bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
+            holds = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
+            cells.append([_text(name), _text(about), _text(check["figure"]), _number(check.get("value")), bound, holds])
+    holds = [check["holds"] for row in rows.values() for check in row["checks"]]
+    return (
+        f"<h2>Stress tests</h2><p>{sum(holds)} of {len(holds)} bounds hold. Versions of clean sources, each row by itself; figures are means over sources, with intervals over sources.</p>"
+        + _table(["test", "made of", "figure", "value", "bound", ""], cells)
     )
 
 
