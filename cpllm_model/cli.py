@@ -147,6 +147,11 @@ def corpus(
     ] = None,
     clips: Annotated[int, typer.Option(help="About how many clips to make.", min=1)] = 6000,
     scenes: Annotated[int, typer.Option(help="Rendered scenes beside the sources.", min=0)] = 40,
+    screens: Annotated[int, typer.Option(help="Rendered screens, cartoons and games beside the sources.", min=0)] = 60,
+    rated: Annotated[
+        list[Path] | None, typer.Option(help="Manifest of pictures that people rated; may be given again.")
+    ] = None,
+    rated_contents: Annotated[int, typer.Option(help="How many of these pictures are taken, at most.", min=0)] = 200,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
 ) -> None:
@@ -155,10 +160,9 @@ def corpus(
         from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
         console = Console(stderr=True)
-        settings = CorpusSettings(clips, scenes, seed, processes)
-        made = make_corpus(
-            [_existing(folder) for folder in sources or []], out, settings, lambda line: console.print(_shown(line))
-        )
+        settings = CorpusSettings(clips, scenes, seed, processes, screens, rated_contents)
+        folders, manifests = ([_existing(path) for path in paths or []] for paths in (sources, rated))
+        made = make_corpus(folders, out, settings, lambda line: console.print(_shown(line)), manifests)
     Console().print(_shown(f"{made}"))
 
 

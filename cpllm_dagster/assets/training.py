@@ -57,6 +57,9 @@ class CorpusConfig(dg.Config):
     out: str = Field(description="Folder of the corpus; one that was begun is gone on with.")
     clips: int = Field(default=6000, ge=1, description="About how many degraded clips.")
     scenes: int = Field(default=40, ge=0, description="Rendered scenes beside the sources.")
+    screens: int = Field(default=60, ge=0, description="Rendered screens, cartoons and games beside the sources.")
+    rated: list[str] = Field(default=[], description="Manifests of pictures that people rated.")
+    rated_contents: int = Field(default=200, ge=0, description="How many of these pictures are taken, at most.")
     seed: int = Field(default=0, description="Decides every random choice.")
     processes: int | None = Field(default=None, ge=1, description="Contents at once; none is one a core.")
 
@@ -94,8 +97,11 @@ def distortion_corpus(context: dg.AssetExecutionContext, config: CorpusConfig) -
     sources = [_existing(folder) for folder in config.sources]
     from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
-    settings = CorpusSettings(config.clips, config.scenes, config.seed, config.processes)
-    manifest = make_corpus(sources, Path(config.out), settings, context.log.info)
+    settings = CorpusSettings(
+        config.clips, config.scenes, config.seed, config.processes, config.screens, config.rated_contents
+    )
+    rated = [_existing(path) for path in config.rated]
+    manifest = make_corpus(sources, Path(config.out), settings, context.log.info, rated)
     videos = read_manifest(manifest)
     mos = [video.mos for video in videos if video.mos is not None]
     return dg.MaterializeResult(

@@ -17,19 +17,31 @@ from scipy import ndimage
 from scipy.fft import next_fast_len
 
 from cpllm_model.training.data import encode
-from cpllm_model.training.data.distortions import KINDS, MEZZANINE_CRF, Place, Recipe, Step
+from cpllm_model.training.data.distortions import KINDS, LOW_FRAME_RATE, MEZZANINE_CRF, Place, Recipe, Step
 
 BLACK, WHITE = 16, 235
 CHROMA_MAX = 240
-#: Slices a frame of the stream that loses packets: each would fill a few network packets.
-SLICES = 8
+#: Slices a frame of a stream that loses packets: web streams have one, broadcasts and conferences several.
+SLICES = (1, 4, 8)
+#: Frames between the key frames of such a stream: what is lost stays lost until the next one.
+KEY_FRAMES = (50, 120, 250)
+#: Frames that come before the clip in such a stream; if there are any, all that is lost is lost in them.
+LEADS = (0, 6, 18)
+#: Share of a frame that the severest loss takes.
+LARGEST_LOSS = KINDS["packet loss"].strengths[-1]
+#: Of a slice that loses its tail this much is always there, its header, bytes.
+HEADER_BYTES = 12
+#: BT.709 codes of limited range by R'G'B' codes of full range, without the offsets.
+YUV_OF_RGB = np.array([[0.2126, 0.7152, 0.0722], [-0.1146, -0.3854, 0.5], [0.5, -0.4542, -0.0458]]) * (
+    np.array([[219], [224], [224]]) / 255
+)
 SCALERS = ("bicubic", "bilinear", "lanczos")
 #: A distortion that VMAF does not measure must change some plane by so many codes on average to be kept.
 LEAST_CHANGE_CODES = 0.5
 
 
 def degrade(
-    planes_TJW: np.ndarray, recipe: Recipe, fps: float, clip: Path, folder: Path
+    planes_TJW: np.ndarray, recipe: Recipe, fps: float, clip: Path, folder: Path, lead: int = 0
 ) -> tuple[Path, np.ndarray, Recipe]:
     """Carry out a recipe.
 
@@ -39,10 +51,11 @@ def degrade(
         fps: frames a second.
         clip: where the result goes, without a suffix; the last encoder chooses that.
         folder: for intermediate files.
+        lead: frames at the beginning that only come before the clip, see `lead_of`.
 
     Returns:
         the encoded clip; the reference that VMAF compares it with, pristine but for the steps that VMAF does not
-        measure, (T, J, W); and the recipe without steps that this content does not show.
+        measure, (T - lead, J, W); and the recipe without steps that this content does not show.
 
     Raises:
         EncodeError: an encoder failed.
@@ -51,27 +64,47 @@ def degrade(
     last = recipe.steps[-1] if recipe.steps else None
     ends_encoded = last is not None and KINDS[last.kind].place is Place.ENCODE
     for step in recipe.steps[:-1] if ends_encoded else recipe.steps:
-        changed = apply(degraded, step, fps, folder)
+        if step.kind == LOW_FRAME_RATE:
+            # The frames were taken so; see `stride_of`.
+            kept.append(step)
+            continue
+        changed = apply(degraded, step, fps, folder, lead)
         if step.is_edit:
             if not _shows(reference, edited := apply(reference, step, fps, folder)):
                 continue
             reference = edited
+        elif not _shows(degraded[lead:], changed[lead:], 0.0):
+            continue
         degraded = changed
         kept.append(step)
     codec, quality = (last.kind, last.strength) if last and ends_encoded else ("x264", MEZZANINE_CRF)
     clip = clip.with_name(clip.name + encode.SUFFIXES[codec])
-    encode.encode_planes(degraded, clip, fps, codec, quality)
+    encode.encode_planes(degraded[lead:], clip, fps, codec, quality)
     steps = (*kept, last) if last and ends_encoded else tuple(kept)
-    return clip, reference, Recipe(steps, recipe.ladder, recipe.rung)
+    return clip, reference[lead:], Recipe(steps, recipe.ladder, recipe.rung)
 
 
-def apply(planes_TJW: np.ndarray, step: Step, fps: float, folder: Path) -> np.ndarray:
+def lead_of(recipe: Recipe) -> int:
+    """Give how many frames before its clip a recipe needs: a loss may have happened before the clip begins."""
+    for step in recipe.steps:
+        if step.kind == "packet loss" and KINDS[recipe.steps[0].kind].family != "stutter":
+            return LEADS[step.seed % len(LEADS)]
+    return 0
+
+
+def stride_of(recipe: Recipe, fps: float) -> int:
+    """Give how many frames apart the frames of a recipe are taken: more than one for a low frame rate."""
+    rates = [step.strength for step in recipe.steps if step.kind == LOW_FRAME_RATE]
+    return max(2, round(fps / rates[0])) if rates else 1
+
+
+def apply(planes_TJW: np.ndarray, step: Step, fps: float, folder: Path, lead: int = 0) -> np.ndarray:
     """Carry out one step on uint8 (T, J, W); give frames of the same shape."""
     rng = np.random.default_rng(step.seed)
     if KINDS[step.kind].place is Place.ENCODE:
         return _encoded(planes_TJW, step, fps, folder)
     if step.kind == "packet loss":
-        return _lossy(planes_TJW, step.strength, fps, folder, rng)
+        return _lossy(planes_TJW, step.strength, fps, folder, rng, lead)
     if step.kind == "upscaling":
         return _rescaled(planes_TJW, step.strength, str(rng.choice(SCALERS)))
     return EFFECTS[step.kind](planes_TJW, step.strength, rng)
@@ -170,10 +203,20 @@ def _low_contrast(planes: np.ndarray, factor: float, rng: np.random.Generator) -
     return join((luma - middle) * factor + middle, *((plane - 128.0) * factor + 128 for plane in (blue, red)))
 
 
-def _colour_cast(planes: np.ndarray, shift: float, rng: np.random.Generator) -> np.ndarray:
-    luma, blue, red = split(planes)
-    angle = rng.uniform(0, 2 * np.pi)
-    return join(luma, blue + shift * np.cos(angle), red + shift * np.sin(angle))
+def _colour_cast(planes: np.ndarray, stops: float, rng: np.random.Generator) -> np.ndarray:
+    """Set a wrong white balance: gains of red, green and blue that differ by so many stops, of mean gain 1."""
+    # Mostly warm or cool, as wrong lamps are, else green or magenta.
+    warm, green = (rng.choice([-1, 1]), rng.uniform(-0.4, 0.4)) if rng.random() < 0.65 else (0, rng.choice([-1, 1]))
+    tilt = np.array([warm - green / 2, green, -warm - green / 2]) / 2
+    gains = 2 ** (stops * tilt / np.abs(tilt).max() / 2)
+    gains /= YUV_OF_RGB[0] @ gains
+    # Gains of codes are one linear map of YUV.
+    by_luma, by_blue, by_red = (YUV_OF_RGB @ np.diag(gains) @ np.linalg.inv(YUV_OF_RGB)).T.astype(np.float32)
+    luma, blue, red = (plane - np.float32(zero) for plane, zero in zip(split(planes), (16, 128, 128), strict=True))
+    small = luma.reshape(len(luma), luma.shape[1] // 2, 2, luma.shape[2] // 2, 2).mean((2, 4))
+    tint = (by_blue[0] * blue + by_red[0] * red).repeat(2, 1).repeat(2, 2)
+    chroma = [by_luma[row] * small + by_blue[row] * blue + by_red[row] * red + 128 for row in (1, 2)]
+    return join(by_luma[0] * luma + tint + 16, *chroma)
 
 
 def _saturated(planes: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
@@ -210,6 +253,39 @@ def _judder(planes: np.ndarray, times: float, rng: np.random.Generator) -> np.nd
     return planes[(np.floor(np.arange(len(planes)) / times) * times).astype(int)]
 
 
+def _flicker(planes: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Change the gain from frame to frame: at random, or in waves as under lamps on mains."""
+    frames = np.arange(len(planes))
+    wave = rng.standard_normal(len(planes))
+    if rng.random() < 0.5:
+        wave = np.sin(frames * rng.uniform(0.9, 2.9) + rng.uniform(0, 6.28))
+    gains = 1 + deviation * (wave - wave.mean()) / wave.std()
+    gains_T11 = np.clip(gains, 0.2, None).astype(np.float32)[:, None, None]
+    luma, blue, red = split(planes)
+    return join(
+        (luma - np.float32(16)) * gains_T11 + 16, *((p - np.float32(128)) * gains_T11 + 128 for p in (blue, red))
+    )
+
+
+def _combing(planes: np.ndarray, lag: float, rng: np.random.Generator) -> np.ndarray:
+    """Weave fields of two moments into each frame, as an interlaced picture is shown; parts of a frame are blended."""
+    frames = np.arange(len(planes), dtype=np.float32) - lag
+    before = np.clip(np.floor(frames), 0, None).astype(int)
+    after = np.minimum(before + 1, len(planes) - 1)
+    share = np.clip(frames - before, 0, 1).astype(np.float32)[:, None, None]
+    fields, first = [], int(rng.integers(2))
+    for plane in split(planes):
+        woven = plane.astype(np.float32)
+        rows = plane[:, first::2].astype(np.float32)
+        woven[:, first::2] = rows[before] * (1 - share) + rows[after] * share
+        fields.append(woven)
+    return join(*fields)
+
+
+def _unchanged(planes: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
+    return planes
+
+
 Effect = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 #: Kind -> its effect on uint8 (T, J, W) at a strength.
 EFFECTS: dict[str, Effect] = {
@@ -228,6 +304,9 @@ EFFECTS: dict[str, Effect] = {
     "freeze": _freeze,
     "frame drops": _frame_drops,
     "judder": _judder,
+    "flicker": _flicker,
+    "combing": _combing,
+    LOW_FRAME_RATE: _unchanged,
 }
 
 
@@ -239,29 +318,54 @@ def _encoded(planes: np.ndarray, step: Step, fps: float, folder: Path) -> np.nda
 
 def _rescaled(planes: np.ndarray, factor: float, scaler: str) -> np.ndarray:
     height, width = planes.shape[1] * 2 // 3, planes.shape[2]
-    small = [max(32, round(side * factor / 2) * 2) for side in (width, height)]
+    small = [max(4, round(side * factor / 2) * 2) for side in (width, height)]
     source = encode.pipe_input(width, height, 25)
     scaled = source.filter("scale", *small, flags="area").filter("scale", width, height, flags=scaler)
     return encode.read_planes(scaled, width, height, frames=planes)
 
 
-def _lossy(planes: np.ndarray, share: float, fps: float, folder: Path, rng: np.random.Generator) -> np.ndarray:
-    """Lose slices of an H.264 stream and let the decoder conceal them, as a receiver does.
+def _lossy(
+    planes: np.ndarray, share: float, fps: float, folder: Path, rng: np.random.Generator, lead: int
+) -> np.ndarray:
+    """Lose parts of an H.264 stream and let the decoder conceal them, as a receiver does.
 
-    Each slice has its own lot, so that a higher share loses the same slices and more. The first frame and each
-    frame's first slice arrive: without them there would be no picture to conceal with, or a frame less.
+    One or two bursts each hit one to three frames in turn, key frames too, in the same place; or they take whole
+    frames. A slice that is hit ends after its header, or, if it is a whole frame, where the loss begins: what came
+    before can be decoded. A higher share hits the same and more.
     """
+    slices, key_frames = int(rng.choice(SLICES)), int(rng.choice(KEY_FRAMES))
+    params = f"slices={slices}:keyint={key_frames}:bframes={int(rng.choice([0, 0, 2]))}:scenecut=0"
     stream = folder / "stream.h264"
-    encode.encode_planes(planes, stream, fps, "x264", 22, **{"x264-params": f"slices={SLICES}:keyint=250"})
+    encode.encode_planes(planes, stream, fps, "x264", 22, **{"x264-params": params})
+    frames: list[list[int]] = []
     units = encode.split_nal_units(stream.read_bytes())
-    lots = rng.random(len(units))
-    slices = [index for index, unit in enumerate(units) if encode.is_later_slice(unit)]
-    lost = {index for index in slices if lots[index] < share}
-    if slices and not lost:
-        lost = {min(slices, key=lambda index: lots[index])}
-    stream.write_bytes(b"".join(unit for index, unit in enumerate(units) if index not in lost))
+    for index, unit in enumerate(units):
+        if (starts := encode.starts_frame(unit)) is not None:
+            frames += [[]] if starts else []
+            frames[-1].append(index)
+    whole = rng.random() < 0.2
+    first = rng.random() * (1 - LARGEST_LOSS)
+    last = max(1, lead - 1) if lead else len(frames) // 2
+    for burst in range(2 if rng.random() < 0.4 else 1):
+        # A key frame that is lost whole leaves no picture to conceal anything with.
+        start = 0 if burst == 0 and rng.random() < 0.25 and not whole else int(rng.integers(1, last + 1))
+        length = int(rng.integers(1, 4))
+        for frame in frames[start : start + (max(1, round(share * 9)) if whole else length)]:
+            for place, index in enumerate(frame):
+                keeps = _kept_of_slice(place, len(frame), first, share) if not whole else 0.0
+                if keeps < 1:
+                    units[index] = units[index][: max(HEADER_BYTES, int(keeps * len(units[index])))]
+    stream.write_bytes(b"".join(units))
     source = ffmpeg.input(str(stream), format="h264", threads=1, err_detect="ignore_err", flags="+output_corrupt")
     return _read_back(source, planes)
+
+
+def _kept_of_slice(place: int, slices: int, first: float, share: float) -> float:
+    """Give how much of a slice arrives, when of the frame everything from `first` on over `share` is lost, 0-1."""
+    top, bottom = place / slices, (place + 1) / slices
+    if slices == 1:
+        return 1 - share
+    return 1.0 if bottom <= first or top >= first + share else max(0.0, first - top) * slices
 
 
 def _read_back(source: object, planes: np.ndarray) -> np.ndarray:
@@ -271,6 +375,6 @@ def _read_back(source: object, planes: np.ndarray) -> np.ndarray:
     return found
 
 
-def _shows(before: np.ndarray, after: np.ndarray) -> bool:
+def _shows(before: np.ndarray, after: np.ndarray, least_codes: float = LEAST_CHANGE_CODES) -> bool:
     changes = [np.abs(new.astype(np.int16) - old).mean() for old, new in zip(split(before), split(after), strict=True)]
-    return max(changes) >= LEAST_CHANGE_CODES
+    return max(changes) > least_codes

@@ -124,13 +124,16 @@ def rgb_to_planes(frames_THW3: np.ndarray) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(-1, height * 3 // 2, width)
 
 
-def vmaf(clip: Path, reference_TJW: np.ndarray, fps: float = 25.0) -> np.ndarray:
+def vmaf(
+    clip: Path, reference_TJW: np.ndarray, fps: float = 25.0, window_px: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
     """Measure VMAF (model vmaf_v0.6.1, Netflix) of a clip, frame by frame, whatever its timestamps.
 
     Args:
         clip: of the same size as the reference.
         reference_TJW: uint8 planar yuv420p frames.
         fps: of both.
+        window_px: (left, top, width, height), even, of what is measured; None is the whole frame.
 
     Returns:
         float64 (frames of the shorter,): a frame's VMAF, 0-100, higher is better.
@@ -144,6 +147,9 @@ def vmaf(clip: Path, reference_TJW: np.ndarray, fps: float = 25.0) -> np.ndarray
         clocks = [
             stream.filter("settb", "1/1000").filter("setpts", "N") for stream in (ffmpeg.input(str(clip)), reference)
         ]
+        if window_px is not None:
+            left, top, width, height = window_px
+            clocks = [stream.filter("crop", width, height, left, top) for stream in clocks]
         measured = ffmpeg.filter(clocks, "libvmaf", log_fmt="json", log_path=str(log), n_threads=1)
         _run(measured.output("-", format="null"), reference_TJW)
         frames = json.loads(log.read_text())["frames"]
@@ -156,14 +162,14 @@ def split_nal_units(stream: bytes) -> list[bytes]:
     return [stream[a:b] for a, b in pairwise([0, *starts[1:], len(stream)])]
 
 
-def is_later_slice(unit: bytes) -> bool:
-    """Tell whether a NAL unit is a slice of a predicted frame, and not the first of its frame.
+def starts_frame(unit: bytes) -> bool | None:
+    """Tell whether a NAL unit is the first slice of a frame; None if it is no slice.
 
-    The low five bits after the start code are the type, 1 for such a slice; its header begins with
-    first_mb_in_slice in Exp-Golomb code, where a leading 1 bit means 0 (ITU-T H.264, 7.3.1 and 7.3.3).
+    The low five bits after the start code are the type, 1 or 5 for a slice; its header begins with first_mb_in_slice
+    in Exp-Golomb code, where a leading 1 bit means 0 (ITU-T H.264, 7.3.1 and 7.3.3).
     """
     header = unit.lstrip(b"\x00")[1:3]
-    return len(header) == 2 and header[0] & 31 == 1 and not header[1] & 0x80
+    return bool(header[1] & 0x80) if len(header) == 2 and header[0] & 31 in (1, 5) else None
 
 
 def probe_own(path: Path | str) -> tuple[int, int, int]:

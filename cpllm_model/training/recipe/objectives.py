@@ -9,7 +9,7 @@ R tokens of the pixel encoder, E its width, Q pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from cpllm_model.network.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pa
 from cpllm_model.network.processing import CPLLMProcessor
 from cpllm_model.scale import DISTORTIONS, LEVELS, SEVERITIES, level_of, severity_word
 from cpllm_model.training.data.clips import Clip, Draw
-from cpllm_model.training.data.descriptions import SceneFacts, describe, named
+from cpllm_model.training.data.descriptions import describe, named
 from cpllm_model.training.data.distortions import NAMED_FROM
 from cpllm_model.training.recipe.config import Part, Tasks
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
@@ -84,7 +84,7 @@ class Collator:
         if due and video.description is not None and video.mos is not None and video.severities is not None:
             mos, severities, text = video.mos, video.severities, video.description
             if (draw.seed or 0) % 4 == 0:
-                mos, severities, text = _imagined(text, np.random.default_rng(draw.seed))
+                mos, severities, text = _imagined(video.scene or {}, np.random.default_rng(draw.seed))
             words = {name: severity_word(max(1.0, severities[name])) for name in named(severities)}
             found.append((processor.describe_ids(segments, level_of(mos), words), text))
         if video.dialogue:
@@ -93,7 +93,7 @@ class Collator:
         return [(index, ids, [*processor.text_ids(answer), processor.eos_id]) for ids, answer in found]
 
 
-def _imagined(text: str, rng: np.random.Generator) -> tuple[float, dict[str, float], str]:
+def _imagined(scene: Mapping[str, str], rng: np.random.Generator) -> tuple[float, dict[str, float], str]:
     """Make up what was answered of a clip, and describe that, with what is shown as it is.
 
     Words must follow the answers that the question states; in the data at hand the two go together so well that the
@@ -102,8 +102,7 @@ def _imagined(text: str, rng: np.random.Generator) -> tuple[float, dict[str, flo
     present = rng.random(len(DISTORTIONS)) < rng.choice([0.05, 0.2, 0.35])
     severities = dict(zip(DISTORTIONS, np.where(present, rng.uniform(1, 5, len(DISTORTIONS)), 0).tolist(), strict=True))
     mos = float(rng.uniform(1, 5))
-    said = describe(mos, severities, SceneFacts(100, 10, 5), rng)
-    return mos, severities, f"{said.rsplit('. ', 1)[0]}. {text.rsplit('. ', 1)[1]}" if ". " in text else said
+    return mos, severities, describe(mos, severities, scene, rng)
 
 
 def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
