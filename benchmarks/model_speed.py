@@ -121,7 +121,7 @@ def video(predictor: QualityPredictor, seed: int) -> VideoSamples:
     starts = np.arange(n) * 10.0 / n
     context = rng.integers(0, 256, (n, settings.context_frames, 3, side, side), np.uint8)
     bursts = rng.integers(16, 236, (n, settings.burst_frames, 3, mosaic, mosaic), np.uint8)
-    return VideoSamples(info, "keyframe", 0, starts, starts + 10.0 / n, context, bursts)
+    return VideoSamples(info, "keyframe", 0, starts, starts + 10.0 / n, np.full(n, 1 / 30), context, bursts)
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from cpllm_model.decoding.samples import has_video_name
+from cpllm_model.decoding.samples import has_video_name, picture_codec
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
 )  # fmt: skip
 
-Paths = Annotated[list[Path], typer.Argument(help="Video files, or folders that are searched for them.")]
+Paths = Annotated[list[Path], typer.Argument(help="Video or picture files, or folders that are searched for videos.")]
 Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
 
@@ -47,6 +47,7 @@ class Answered:
     rating: Rating | None = None
     description: Description | None = None
     error: VideoError | None = None
+    is_still: bool = False
 
     def record(self) -> dict[str, Any]:
         """Give the JSON object of a video."""
@@ -54,6 +55,7 @@ class Answered:
         return {
             "path": self.path,
             "status": "failed" if error else "ok",
+            "is_still": self.is_still,
             "score": rating and rating.score,
             "score_std": rating and rating.score_std,
             "level": rating and rating.level,
@@ -68,7 +70,7 @@ class Answered:
 
 @app.command()
 def score(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
-    """Score videos from 1 (bad) to 5 (excellent) and say in words how they look."""
+    """Score videos and still pictures from 1 (bad) to 5 (excellent) and say in words how they look."""
     with _told_in_a_sentence():
         found = _answer(_find(paths), model, describe=True)
     if as_json:
@@ -315,9 +317,15 @@ def _answer(
                 answered.append(Answered(str(path), error=seen))
             else:
                 words = predictor.describe_tokens([seen])[0] if describe else None
-                answered.append(Answered(str(path), seen, predictor.rate([seen])[0], words))
+                still = _is_still(path)
+                answered.append(Answered(str(path), seen, predictor.rate([seen])[0], words, is_still=still))
             progress.advance(task)
     return answered
+
+
+def _is_still(path: Path) -> bool:
+    with path.open("rb") as file:
+        return picture_codec(file.read(64)) is not None
 
 
 def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
@@ -365,8 +373,9 @@ def _print_scores(found: list[Answered]) -> None:
             table.add_row(_shown(one.path), "—", "", "failed", _shown(reason), style="red")
         elif one.rating and one.description:
             rating = one.rating
+            level = f"{rating.level} (still)" if one.is_still else rating.level
             table.add_row(
-                _shown(one.path), f"{rating.score:.2f}", f"{rating.score_std:.2f}", rating.level,
+                _shown(one.path), f"{rating.score:.2f}", f"{rating.score_std:.2f}", level,
                 _shown(one.description.text),
             )  # fmt: skip
     Console().print(table)

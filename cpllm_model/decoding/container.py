@@ -132,7 +132,7 @@ class VideoSource:
         Raises:
             VideoError: it is no video, or one that is not accepted.
         """
-        head = self._head()
+        head = self.head()
         if _begins(head, _ARCHIVES):
             raise NotAVideoError(self.name, "it is an archive")
         options = {
@@ -162,7 +162,8 @@ class VideoSource:
         with container:
             yield OpenVideo(self, container, self._video_stream(container))
 
-    def _head(self) -> bytes:
+    def head(self) -> bytes:
+        """Read the first bytes of the file."""
         self._file.seek(0)
         head = self.read(_HEAD_BYTES)
         self._file.seek(0)

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo
 from cpllm_model.decoding.pixels import FrameConverter
-from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, Want
+from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, Want, Window
 from cpllm_model.decoding.timeline import Route, Unreachable
 from cpllm_model.errors import TooSmallError
 
@@ -28,6 +28,8 @@ from cpllm_model.errors import TooSmallError
 _EARLIER_STARTS = 3
 #: Packets kept from the end of a run: a decoder takes in this many at most before it gives their frames.
 _DECODER_DELAY = 64
+#: Larger frames (8K) have the bars of the burst's first frame: a whole burst of them would not fit into the memory.
+_MOST_HELD_PX = 4096 * 2304
 
 
 class IndexedReader:
@@ -121,12 +123,14 @@ class Sight:
 
     Args:
         bursts: segment -> mosaics in order.
+        burst_ticks: segment -> the ticks of these.
         contexts: segment -> (tick, image), in no order.
         first_frame: of those decoded.
         damaged_ticks: frames shown that the decoder patched, and frames of bursts that it did not give.
     """
 
     bursts: list[list[np.ndarray]]
+    burst_ticks: list[list[int]]
     contexts: list[list[tuple[int, np.ndarray]]]
     first_frame: VideoFrame | None = None
     damaged_ticks: set[int] = field(default_factory=set)
@@ -158,7 +162,8 @@ class Sampler:
         self._plan = plan
         self._fragment_px = settings.fragment_px
         self._converter = FrameConverter(settings)
-        self._sight = Sight([[] for _ in plan.bounds], [[] for _ in plan.bounds])
+        self._bursts = [_Burst(self._converter, settings.burst_frames) for _ in plan.bounds]
+        self._sight = Sight([[] for _ in plan.bounds], [[] for _ in plan.bounds], [[] for _ in plan.bounds])
         # Pictures that no other refers to are not decoded on the way: exact in H.264 (nal_ref_idc 0). HEVC's
         # sub-layer non-reference pictures may serve higher sub-layers, and skipping corrupts AV1.
         self._skips = self._context.name == "h264" and route.ticks_are_pts
@@ -238,18 +243,62 @@ class Sampler:
         """Keep a frame as the one after `count` of a want."""
         if tick >= self._plan.bounds[want.segment][1]:
             raise Unreachable(f"segment {want.segment} has too few frames")
-        if min(frame.width, frame.height) < self._fragment_px:
-            size, side = f"{frame.width}x{frame.height}", self._fragment_px
-            raise TooSmallError(self._source.name, f"a frame of {size} px is smaller than a fragment of {side} px")
+        require_fragment(frame, self._source.name, self._fragment_px)
         if frame.is_corrupt:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:
-            self._sight.bursts[want.segment].append(self._converter.mosaic(frame))
+            self._sight.bursts[want.segment].extend(self._bursts[want.segment].add(frame))
+            self._sight.burst_ticks[want.segment].append(tick)
             if self._counts_gaps and count:
                 self._sight.damaged_ticks |= {pts for pts in self._sent_pts if self._last_seen < pts < tick}
             self._last_seen = tick
         for _ in range(want.context_picks.count(count)):
             self._sight.contexts[want.segment].append((tick, self._converter.context(frame)))
+
+
+def require_fragment(frame: VideoFrame, name: str, fragment_px: int) -> None:
+    """Refuse frames that one fragment does not fit into.
+
+    Raises:
+        TooSmallError: it does not.
+    """
+    if min(frame.width, frame.height) < fragment_px:
+        size = f"{frame.width}x{frame.height}"
+        raise TooSmallError(name, f"a frame of {size} px is smaller than a fragment of {fragment_px} px")
+
+
+class _Burst:
+    """Cuts the frames of one burst alike: black bars are those that its first and its last frame have.
+
+    Args:
+        converter: of its video.
+        frames: how many there are.
+    """
+
+    def __init__(self, converter: FrameConverter, frames: int) -> None:
+        self._converter = converter
+        self._frames_left = frames
+        self._held: list[VideoFrame] = []
+        self._window: Window | None = None
+
+    def add(self, frame: VideoFrame) -> list[np.ndarray]:
+        """Take the next frame; give the mosaics, in order, of those that can be cut by now."""
+        self._held.append(frame)
+        self._frames_left -= 1
+        if self._window is None and self._is_decided(frame):
+            self._window = self._converter.window([self._held[0], self._held[-1]])
+        if self._window is None:
+            return []
+        held, self._held = self._held, []
+        return [self._converter.mosaic(one, self._window) for one in held]
+
+    def _is_decided(self, frame: VideoFrame) -> bool:
+        """Tell whether no later frame can change what the bars are, or none is to be waited for."""
+        return (
+            self._frames_left == 0
+            or frame.width * frame.height > _MOST_HELD_PX
+            or (len(self._held) == 1 and not self._converter.may_have_bars(frame))
+        )
 
 
 class _Due:

@@ -1,9 +1,9 @@
 """From a decoded frame to arrays: the right way up, 8 bit, one range, one matrix.
 
-A mosaic keeps the stream's own YUV codes at native resolution: nothing is resized, only bit depth and range
-are brought to 8 bit limited. A context frame is RGB, resized by libswscale with its matrix and range named
-and its bit-exact paths, so that it does not depend on the machine. Not done: tone mapping (PQ and HLG codes
-are taken as they are) and deinterlacing (combing is an artefact that people see).
+Black bars are cropped. A mosaic keeps the stream's own YUV codes at native resolution: nothing is resized, only
+bit depth and range are brought to 8 bit limited. A context frame is RGB, resized by libswscale with its matrix
+and range named and its bit-exact paths, so that it does not depend on the machine. Not done: tone mapping (PQ
+and HLG codes are taken as they are) and deinterlacing (combing is an artefact that people see).
 
 Shapes: H, W rows and columns of luma; h, w of chroma; M side of a mosaic; S side of a context frame.
 """
@@ -11,6 +11,7 @@ Shapes: H, W rows and columns of luma; h, w of chroma; M side of a mosaic; S sid
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -19,7 +20,14 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from cpllm_model.decoding.sampling import SamplingSettings, cut_mosaic, fragment_origins
+from cpllm_model.decoding.sampling import (
+    SamplingSettings,
+    Window,
+    cut_mosaic,
+    fragment_origins,
+    highest_in_bars,
+    picture_window,
+)
 
 #: Decoder formats whose planes are cut as they are: 4:2:0, little-endian.
 _DIRECT_FORMATS = {
@@ -27,6 +35,9 @@ _DIRECT_FORMATS = {
     **dict.fromkeys(("yuv420p10le", "yuva420p10le"), 10),
     "yuv420p12le": 12,
 }
+_FORMAT_OF_BITS = {8: "yuv420p", 10: "yuv420p10le", 12: "yuv420p12le"}
+#: Highest code that black bars have, and what noise may add to their level, in limited range at 8 bit.
+_NEAR_BLACK, _BAR_NOISE = 24, 4
 #: AVColorSpace (libavutil/pixfmt.h) -> libswscale's matrix; the rest is guessed from the size.
 _MATRICES = {
     1: Colorspace.ITU709,
@@ -102,21 +113,37 @@ class FrameConverter:
         self._scaler = VideoReformatter()
         self._unpacker = VideoReformatter()
 
+    def may_have_bars(self, frame: VideoFrame) -> bool:
+        """Tell whether an outermost row or column of a frame can belong to a black bar."""
+        planar = self._planar_420(frame)
+        return highest_in_bars(_plane(planar, 0), *_near_black(planar)) is not None
+
+    def window(self, frames: Sequence[VideoFrame]) -> Window:
+        """Find the picture within black bars that all these frames have, before they are turned."""
+        planar = [self._planar_420(frame) for frame in frames]
+        if len({_depth_and_range(frame) for frame in planar}) > 1:
+            return Window(0, 0, frames[0].height, frames[0].width)
+        return picture_window(
+            [_plane(frame, 0) for frame in planar], *_near_black(planar[0]), self._settings.fragment_px
+        )
+
     def context(self, frame: VideoFrame) -> np.ndarray:
-        """Resize a whole frame to a square, ignoring its aspect ratio.
+        """Resize the picture of a frame, without its black bars, to a square, ignoring its aspect ratio.
 
         Returns:
             uint8 (3, S, S) RGB, full range, the right way up.
         """
-        size = self._settings.context_size_px
+        size, window = self._settings.context_size_px, self.window([frame])
+        whole = (window.height, window.width) == (frame.height, frame.width)
+        picture = frame if whole else _cropped(self._planar_420(frame), window)
         rgb = self._scaler.reformat(
-            frame,
+            picture,
             width=size,
             height=size,
             format="rgb24",
-            src_colorspace=_matrix(frame),
+            src_colorspace=_matrix(frame) if whole or not frame.format.is_rgb else Colorspace.ITU709,
             dst_colorspace=Colorspace.ITU709,
-            src_color_range=_range(frame),
+            src_color_range=_range(picture),
             dst_color_range=ColorRange.JPEG,
             interpolation=Interpolation.AREA | _EXACT,
             threads=1,
@@ -125,8 +152,12 @@ class FrameConverter:
         rgb_3SS = rows[:, : 3 * size].reshape(size, size, 3).transpose(2, 0, 1)
         return np.ascontiguousarray(orientation(frame).apply(rgb_3SS))
 
-    def mosaic(self, frame: VideoFrame) -> np.ndarray:
+    def mosaic(self, frame: VideoFrame, window: Window | None = None) -> np.ndarray:
         """Cut the fragments of a frame at native resolution.
+
+        Args:
+            frame: as decoded.
+            window: what of it to look at, before it is turned; None is the whole.
 
         Returns:
             uint8 (3, M, M): Y, U, V codes, limited range, the right way up.
@@ -136,15 +167,12 @@ class FrameConverter:
         """
         frame = self._planar_420(frame)
         turn = orientation(frame)
-        # An odd last row or column would, turned over, part luma from its chroma.
-        height, width = frame.height // 2, frame.width // 2
-        y_HW, u_hw, v_hw = (
-            turn.apply(_plane(frame, index)[: height * scale, : width * scale]) for index, scale in enumerate((2, 1, 1))
-        )
+        window = window or Window(0, 0, frame.height, frame.width)
+        y_HW, u_hw, v_hw = (turn.apply(plane) for plane in _planes(frame, window))
         grid, fragment_px = self._settings.fragment_grid, self._settings.fragment_px
         origins = fragment_origins(y_HW.shape[0], y_HW.shape[1], grid, fragment_px)
         mosaic_3MM = cut_mosaic(y_HW, u_hw, v_hw, origins, fragment_px)
-        bits, full_range = _DIRECT_FORMATS[frame.format.name], _range(frame) == ColorRange.JPEG
+        bits, full_range = _depth_and_range(frame)
         if bits == 8 and not full_range:
             return mosaic_3MM
         luma, chroma = _to_limited_8_bit(bits, full_range)
@@ -165,6 +193,35 @@ class FrameConverter:
             interpolation=Interpolation.AREA | _EXACT,
             threads=1,
         )
+
+
+def _depth_and_range(frame: VideoFrame) -> tuple[int, bool]:
+    """Bits of a code of a 4:2:0 frame, and whether it has full range."""
+    return _DIRECT_FORMATS[frame.format.name], _range(frame) == ColorRange.JPEG
+
+
+def _near_black(frame: VideoFrame) -> tuple[int, int]:
+    """Highest code of black bars in a 4:2:0 frame, and what noise may add to their level."""
+    bits, full_range = _depth_and_range(frame)
+    scale = (1 << (bits - 8)) * (255 / 219 if full_range else 1)
+    return int((_NEAR_BLACK - 16 * full_range) * scale), int(_BAR_NOISE * scale)
+
+
+def _planes(frame: VideoFrame, window: Window) -> Iterator[np.ndarray]:
+    """Y, U and V in a window; an odd last row or column would, turned over, part luma from its chroma."""
+    top, left, height, width = (side // 2 for side in (window.top, window.left, window.height, window.width))
+    for index, scale in enumerate((2, 1, 1)):
+        rows, columns = (slice(at * scale, (at + side) * scale) for at, side in ((top, height), (left, width)))
+        yield _plane(frame, index)[rows, columns]
+
+
+def _cropped(frame: VideoFrame, window: Window) -> VideoFrame:
+    """Copy a window of a 4:2:0 frame to one of its own, without alpha."""
+    found = VideoFrame(window.width // 2 * 2, window.height // 2 * 2, _FORMAT_OF_BITS[_depth_and_range(frame)[0]])
+    for index, plane in enumerate(_planes(frame, window)):
+        _plane(found, index)[:] = plane
+    found.color_range = _range(frame)
+    return found
 
 
 def _plane(frame: VideoFrame, index: int) -> np.ndarray:

@@ -31,15 +31,35 @@ def has_video_name(name: str) -> bool:
     return name.rpartition(".")[2].lower() in _VIDEO_SUFFIXES
 
 
+def picture_codec(head: bytes) -> str | None:
+    """Tell by the first bytes of a file which kind of still picture it is.
+
+    Args:
+        head: 18 bytes or more, all of a shorter file.
+
+    Returns:
+        "jpeg", "png", "webp" or "bmp"; None if it is none of them.
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    # Two letters alone say too little; the size of the header that follows has few values.
+    is_bmp = head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in {12, 16, 40, 52, 56, 64, 108, 124}
+    return "bmp" if is_bmp else None
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container and the first frame of its video stream say.
+    """What a container and the first frame of its video stream say; or a picture, as a video of equal frames.
 
     Args:
         duration_s: of the video stream; measured where the container does not say.
         width_px, height_px: as displayed, after rotation; pixels are not stretched to the aspect ratio.
         fps: mean frame rate.
-        codec: libav's name of the coding format, such as "h264".
+        codec: libav's name of the coding format, such as "h264"; of a picture what `picture_codec` says.
         pixel_format: libav's name, such as "yuv420p10le".
         rotation_deg: clockwise turn applied for display, one of 0, 90, 180, 270.
         bit_rate_bps: of the video stream, else of the file.
@@ -94,10 +114,11 @@ class VideoSamples:
         info: the video.
         plan: how they were reached: "keyframe" (every burst starts on a key frame), "keyframe+decode" (some
             bursts were reached by decoding on from an earlier key frame) or "sequential" (no usable index:
-            the file was read through).
+            the file was read through); "still" for a picture.
         damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
             out, and frames declared and not there. What it gave is kept: it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
+        burst_interval_s: float64 (N,), mean time from frame to frame of each burst, finite and positive.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
         bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at
             native resolution, chroma repeated to 4:4:4.
@@ -108,6 +129,7 @@ class VideoSamples:
     damaged_frames: int
     segment_start_s: np.ndarray
     segment_end_s: np.ndarray
+    burst_interval_s: np.ndarray
     context_NMCHW: np.ndarray
     bursts_NTCHW: np.ndarray
 
@@ -147,6 +169,7 @@ class VideoSamples:
         expected = {
             "segment_start_s": (np.float64, (n,)),
             "segment_end_s": (np.float64, (n,)),
+            "burst_interval_s": (np.float64, (n,)),
             "context_NMCHW": (np.uint8, (n, settings.context_frames, 3, s, s)),
             "bursts_NTCHW": (np.uint8, (n, settings.burst_frames, 3, m, m)),
         }
@@ -160,13 +183,15 @@ class VideoSamples:
             raise ValueError(f"{self.damaged_frames} damaged frames")
         if not (np.isfinite(self.segment_start_s).all() and np.isfinite(self.segment_end_s).all()):
             raise ValueError("segment times are not finite")
+        if not (np.isfinite(self.burst_interval_s) & (self.burst_interval_s > 0)).all():
+            raise ValueError(f"burst intervals are {self.burst_interval_s} s")
 
 
 #: Larger whole numbers fit into no table.
 _MOST = 2**63 - 1
 #: Names that libav gives to codecs and pixel formats.
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_ARRAYS = ("segment_start_s", "segment_end_s", "context_NMCHW", "bursts_NTCHW")
+_ARRAYS = ("segment_start_s", "segment_end_s", "burst_interval_s", "context_NMCHW", "bursts_NTCHW")
 
 
 def video_info_from_dict(values: dict) -> VideoInfo:

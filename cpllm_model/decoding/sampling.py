@@ -14,9 +14,17 @@ import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+#: Share of a line in a bar that writing and noise may take up, and of a line of the picture that is not dark.
+_WRITING, _PICTURE = 0.02, 0.25
+#: Lines over which a picture begins.
+_EDGE_LINES = 8
+#: Cropped is to at least one part of so many of a side.
+_LEAST_SHARE = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,100 @@ def _place(side_px: int, cell: int, grid: int, fragment_px: int, rng: np.random.
     first = cell * side // grid
     last = (cell + 1) * side // grid - fragment
     return 2 * ((first + last) // 2 if rng is None else int(rng.integers(first, last + 1)))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a frame, in pixels; `top` and `left` are even."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def highest_in_bars(luma_HW: np.ndarray, black: int, tolerance: int) -> int | None:
+    """Highest code that bars of a frame have, or None if no outermost line of it can belong to a bar.
+
+    Args:
+        luma_HW: luma codes.
+        black, tolerance: as for `picture_window`.
+    """
+    outermost = (luma_HW[0], luma_HW[-1], luma_HW[:, 0], luma_HW[:, -1])
+    highest = min(black, int(min(np.median(line) for line in outermost)) + tolerance)
+    return highest if any((line > highest).mean() <= _WRITING for line in outermost) else None
+
+
+def picture_window(lumas: Sequence[np.ndarray], black: int, tolerance: int, least_px: int) -> Window:
+    """Find the picture between black bars: above and below it, left and right of it, or on all sides.
+
+    A line (row or column) belongs to a bar if it is near black and flat: all but a fiftieth of its codes lie no more
+    than `tolerance` above the bar's level, and that lies below `black`. Behind a bar the picture begins sharply: over
+    eight lines, a quarter of the codes or more are brighter. Credits on black and a bright thing in front of a dark
+    ground do not begin so, and are not cropped; writing in a bar is cropped with it. Where the picture is too dark
+    at one edge to tell, the bar is taken to be as wide as that on the other side, if it is black there. An axis of
+    which less than a third or less than `least_px` would be left is not cropped.
+
+    Args:
+        lumas: luma codes (H, W) of frames of one size; a bar is one in all of them.
+        black: highest code that is near black.
+        tolerance: codes that noise may add to a bar's level.
+        least_px: side that the picture has at least.
+
+    Returns:
+        the picture, its sides even where something was cropped; the whole frame where it has no bars or is all black.
+    """
+    height, width = lumas[0].shape
+    if any(luma.shape != (height, width) for luma in lumas):
+        return Window(0, 0, height, width)
+    highest = highest_in_bars(lumas[0], black, tolerance)
+    if highest is None:
+        return Window(0, 0, height, width)
+    bright_HW = lumas[0] > highest
+    for luma in lumas[1:]:
+        bright_HW |= luma > highest
+    (top, bottom), (left, right) = (0, height), (0, width)
+    for _ in range(2):  # the share of a line that is bright is measured best within the other bars
+        columns = slice(left, right)
+        top, bottom = _between_bars(bright_HW[:, columns].mean(1), [luma[:, columns] for luma in lumas], least_px)
+        rows = slice(top, bottom)
+        left, right = _between_bars(bright_HW[rows].mean(0), [luma[rows].T for luma in lumas], least_px)
+    return Window(top, left, bottom - top, right - left)
+
+
+def _between_bars(bright_L: np.ndarray, lumas_LX: list[np.ndarray], least_px: int) -> tuple[int, int]:
+    """Half-open interval of the lines between two bars, from the bright share and the codes of each line."""
+    lines = len(bright_L)
+    before, after = _bar(bright_L, lumas_LX), _bar(bright_L[::-1], [luma[::-1] for luma in lumas_LX])
+    is_black = bright_L <= _WRITING
+    if before and not after and is_black[lines - before :].all():
+        after = before
+    elif after and not before and is_black[:after].all():
+        before = after
+    if not before and not after:
+        return 0, lines
+    first = before + before % 2
+    last = first + (lines - after - first) // 2 * 2
+    return (first, last) if last - first >= max(least_px, lines / _LEAST_SHARE) else (0, lines)
+
+
+def _bar(bright_L: np.ndarray, lumas_LX: list[np.ndarray]) -> int:
+    """Lines of the bar at the beginning; 0 if there is none.
+
+    An encoder smears the picture into the bar: it begins where lines become brighter most.
+    """
+    is_black = bright_L <= _WRITING
+    sums = np.concatenate([[0.0], np.cumsum(bright_L)])
+    edges = np.flatnonzero(is_black[:-_EDGE_LINES] & ~is_black[1 : 1 - _EDGE_LINES]) + 1
+    if not is_black[0]:
+        return 0
+    for edge in edges:
+        if (sums[edge + _EDGE_LINES] - sums[edge]) / _EDGE_LINES >= _PICTURE:
+            mean_E = sum(luma[edge - 1 : edge + _EDGE_LINES].mean(1) for luma in lumas_LX)
+            return int(edge + np.argmax(np.diff(mean_E)))
+        if bright_L[:edge].max() >= _PICTURE:
+            break
+    return 0
 
 
 def cut_mosaic(

@@ -1,4 +1,4 @@
-"""Probe and decode a video, in this process; `sandbox.py` does it behind a wall.
+"""Probe and decode a video or a still picture, in this process; `sandbox.py` does it behind a wall.
 
 In: a seekable binary file, whose bytes are hostile until proven otherwise. Out: VideoInfo or VideoSamples, or
 one typed VideoError. Ways to reach the frames are tried from the cheapest on: by the container's index, by
@@ -7,6 +7,7 @@ the timestamps of all packets, by counting every frame. Each gives just the fram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -17,8 +18,9 @@ from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
 from cpllm_model.decoding.frames import IndexedReader, Sampler, SequentialReader, Sight
+from cpllm_model.decoding.pictures import decode_picture, probe_picture
 from cpllm_model.decoding.pixels import displayed_size, orientation
-from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
+from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, picture_codec
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
 from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure, scan_packets
 from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
@@ -53,6 +55,8 @@ def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> Vide
         VideoError: it cannot be opened, or not within the limits.
     """
     with _source(file, name, limits) as source:
+        if codec := picture_codec(source.head()):
+            return probe_picture(source, codec)
         with source.opened() as video:
             known = video.likely_duration_s() is not None and video.declared_fps() is not None
             measured = (None, None) if known else measure(video)
@@ -64,7 +68,7 @@ def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> Vide
 
 
 def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: DecodeLimits | None = None) -> VideoSamples:
-    """Decode what the model sees of a video.
+    """Decode what the model sees of a video, or of a picture; which of them a file is, its first bytes tell.
 
     Args:
         file: seekable, opened for reading bytes.
@@ -76,6 +80,8 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
         VideoError: it cannot be opened, not within the limits, or not all of the plan can be seen.
     """
     with _source(file, name, limits) as source:
+        if codec := picture_codec(source.head()):
+            return decode_picture(source, codec, settings)
         try:
             return _by_index(source, settings)
         except Unreachable as reason:
@@ -125,15 +131,26 @@ def _read_through(source: VideoSource, settings: SamplingSettings, route: Route)
 def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, plan_name: str) -> VideoSamples:
     assert sight.first_frame is not None
     starts, ends = ([route.seconds(tick) for tick in ticks] for ticks in zip(*plan.bounds, strict=True))
+    info = _info(video, sight.first_frame, route.duration_s, route.frames)
     return VideoSamples(
-        info=_info(video, sight.first_frame, route.duration_s, route.frames),
+        info=info,
         plan=plan_name,
         damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets) + video.source.missing_frames,
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
+        burst_interval_s=np.array([_interval_s(ticks, route, info.fps) for ticks in sight.burst_ticks]),
         context_NMCHW=sight.context_NMCHW(),
         bursts_NTCHW=np.array(sight.bursts),
     )
+
+
+def _interval_s(ticks: list[int], route: Route, fps: float) -> float:
+    """Mean time from frame to frame of a burst; by the frame rate where its times tell nothing."""
+    if len(ticks) > 1:
+        interval_s = (route.seconds(ticks[-1]) - route.seconds(ticks[0])) / (len(ticks) - 1)
+        if math.isfinite(interval_s) and interval_s > 0:
+            return interval_s
+    return 1 / fps
 
 
 def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, frames: int | None = None) -> VideoInfo:

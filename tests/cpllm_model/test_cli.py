@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cpllm_model.cli import app
 
 RECORD = {
-    "path", "status", "score", "score_std", "level", "description", "distortions",
+    "path", "status", "is_still", "score", "score_std", "level", "description", "distortions",
     "segment_start_s", "segment_score", "error_type", "error_message",
 }  # fmt: skip
 
@@ -44,6 +46,15 @@ def test_score_prints_a_table_and_succeeds_where_all_is_well(folder):
     done = run("score", folder / "sub")
     assert done.exit_code == 0
     assert "worst" in done.stdout and "[red]" in done.stdout and "score" in done.stdout
+
+
+def test_score_says_of_a_picture_that_it_is_a_still(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.jpg")
+    done = run("score", tmp_path / "picture.jpg", "--json")
+    row = json.loads(done.stdout)
+    assert done.exit_code == 0 and row["is_still"] and row["status"] == "ok" and 1 <= row["score"] <= 5
+    assert "(still)" in run("score", tmp_path / "picture.jpg").stdout
 
 
 def test_compare_names_the_better_video(folder):

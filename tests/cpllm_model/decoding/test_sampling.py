@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from cpllm_model.decoding.sampling import (
     SamplingSettings,
     Timeline,
+    Window,
     context_ticks,
     cut_mosaic,
     fragment_origins,
+    picture_window,
     plan_sampling,
     segment_bounds,
 )
@@ -158,3 +160,65 @@ def test_settings_refuse_nonsense(changed):
 
 def test_mosaic_side_follows_from_the_settings():
     assert settings(fragment_grid=7).mosaic_px == 224
+
+
+def barred(picture_hw, top, bottom, left, right, seed, level=16, noise=1):
+    """A picture between black bars that have a little noise."""
+    height, width = picture_hw.shape
+    frame = np.full((top + height + bottom, left + width + right), level, np.uint8)
+    frame += np.random.default_rng(seed).integers(0, noise + 1, frame.shape, np.uint8)
+    frame[top : top + height, left : left + width] = picture_hw
+    return frame
+
+
+def noisy(height, width, seed=0):
+    return np.random.default_rng(seed).integers(16, 236, (height, width), np.uint8)
+
+
+@properties
+@given(data=st.data(), height=st.integers(32, 200), width=st.integers(32, 200), seed=st.integers(0, 2**32))
+def test_the_picture_between_bars_is_found(data, height, width, seed):
+    top, bottom, left, right = (data.draw(st.integers(0, side // 2)) for side in (height, height, width, width))
+    frames = [barred(noisy(height, width, seed + i), top, bottom, left, right, seed + i) for i in range(2)]
+    found = picture_window(frames, 24, 4, 30)
+    for start, side, bar, other, length in (
+        (found.top, found.height, top, bottom, height),
+        (found.left, found.width, left, right, width),
+    ):
+        if not bar and not other:
+            assert (start, side) == (0, length)
+            continue
+        first = bar + bar % 2
+        assert start == first and side == (bar + length - first) // 2 * 2
+
+
+@pytest.mark.parametrize("level", [16, 20])
+def test_what_is_no_bar_is_not_cropped(level):
+    black = np.full((270, 480), level, np.uint8)
+    card, performer, grey = black.copy(), black.copy(), np.full((270, 480), 40, np.uint8)
+    for row in range(60, 220, 30):  # five lines of credits
+        card[row : row + 12, 150:330:4] = 200
+    rows, columns = np.ogrid[:270, :480]
+    performer[(rows - 150) ** 2 / 110**2 + (columns - 240) ** 2 / 60**2 < 1] = 150
+    sliver = barred(noisy(60, 480), 105, 105, 0, 0, 0)  # less than a third
+    for frame in (black, card, performer, grey, sliver):
+        assert picture_window([frame], 24, 4, 32) == Window(0, 0, 270, 480)
+
+
+def test_a_bar_is_one_in_all_frames():
+    letterboxed, dark_above = barred(noisy(200, 480), 36, 36, 0, 0, 0), noisy(272, 480)
+    dark_above[:36] = 16
+    assert picture_window([letterboxed, noisy(272, 480)], 24, 4, 32) == Window(0, 0, 272, 480)
+    assert picture_window([letterboxed, dark_above], 24, 4, 32) == Window(36, 0, 236, 480)
+    black = np.full((272, 480), 16, np.uint8)
+    assert picture_window([black, letterboxed], 24, 4, 32) == Window(36, 0, 200, 480)
+    assert picture_window([letterboxed, noisy(270, 480)], 24, 4, 32) == Window(0, 0, 272, 480)
+
+
+def test_writing_in_a_bar_goes_with_it_and_a_dark_edge_is_found_by_the_other_bar():
+    frame = barred(noisy(180, 480), 46, 46, 0, 0, 0)
+    frame[240:256, 200:280:3] = 220
+    assert picture_window([frame], 24, 4, 32) == Window(46, 0, 180, 480)
+    dusk = np.random.default_rng(1).random((100, 480)) > np.linspace(0, 1, 100)[:, None]
+    frame[46:146][dusk] = 17
+    assert picture_window([frame], 24, 4, 32) == Window(46, 0, 180, 480)

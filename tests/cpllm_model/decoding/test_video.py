@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import av
 import av.error
@@ -14,7 +15,7 @@ from cpllm_model import errors
 from cpllm_model.decoding.container import VideoSource
 from cpllm_model.decoding.pixels import FrameConverter
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
-from cpllm_model.decoding.sampling import SamplingSettings
+from cpllm_model.decoding.sampling import SamplingSettings, Window
 from cpllm_model.decoding.video import decode, probe
 
 SETTINGS = SamplingSettings(
@@ -75,7 +76,7 @@ def sampled(data, settings=SETTINGS, limits=None):
     return decode(io.BytesIO(data), "clip", settings, limits)
 
 
-def every_frame(data, settings=SETTINGS):
+def every_frame(data, settings=SETTINGS, window=None):
     """Mosaic, context frame and time of each frame, from the first to the last."""
     converter, found = FrameConverter(settings), []
     with av.open(io.BytesIO(data), "r") as container:
@@ -83,7 +84,7 @@ def every_frame(data, settings=SETTINGS):
         stream.codec_context.thread_count = 1
         for packet in container.demux(stream):
             for frame in packet.decode():
-                found.append((converter.mosaic(frame), converter.context(frame), frame.time))
+                found.append((converter.mosaic(frame, window), converter.context(frame), frame.time))
     return found
 
 
@@ -131,6 +132,7 @@ def test_samples_are_frames_of_the_segment_whatever_the_plan(clips, case):
     assert plan in (samples.plan, None)
     assert samples.damaged_frames == 0
     assert len(samples.bursts_NTCHW) == 4
+    np.testing.assert_allclose(samples.burst_interval_s, 0.04, rtol=0.01)
     for segment, burst in enumerate(samples.bursts_NTCHW):
         burst_at = positions(burst, mosaics)
         context_at = positions(samples.context_NMCHW[segment], contexts)
@@ -225,6 +227,28 @@ def test_pixel_formats_show_the_same_picture(clips, form):
     ):
         difference = np.abs(one.astype(int) - other)
         assert np.median(difference) <= 1 and difference.mean() < 3
+
+
+BARS = {
+    "letterbox": ("pad=192:224:0:48", Window(48, 0, 128, 192)),
+    "pillarbox": ("pad=288:128:46:0", Window(0, 46, 128, 192)),
+    "windowbox": ("pad=256:192:30:34", Window(34, 30, 128, 192)),
+    "fading in": ("pad=192:224:0:48,fade=in:0:4", Window(48, 0, 128, 192)),
+}
+
+
+@pytest.mark.parametrize("bars", BARS)
+def test_bars_of_an_encoder_are_cropped(clips, bars):
+    source, lossy = "mandelbrot=s=192x128:r=25,trim=0:1,setpts=N/25/TB", {**H264, "crf": 40, "g": 25}
+    filters, window = BARS[bars]
+    data = clips("bars.mp4", f"{source},{filters}", **lossy).read_bytes()
+    found = sampled(data)
+    mosaics = [mosaic for mosaic, _, _ in every_frame(data, window=window)]
+    for burst in found.bursts_NTCHW:
+        assert np.diff(positions(burst, mosaics)).tolist() == [1] * 4
+    if "fade" not in filters:
+        bare = sampled(clips("bare.mp4", source, **lossy).read_bytes())
+        assert np.abs(found.context_NMCHW.astype(int) - bare.context_NMCHW).mean() < 12
 
 
 def test_a_gap_in_time_leaves_equal_numbers_of_frames(clips):
@@ -381,10 +405,33 @@ def test_samples_survive_the_trip_and_nonsense_does_not(clips):
     np.testing.assert_array_equal(again.bursts_NTCHW, samples.bursts_NTCHW)
     np.testing.assert_array_equal(again.context_NMCHW, samples.context_NMCHW)
     np.testing.assert_array_equal(again.segment_end_s, samples.segment_end_s)
+    np.testing.assert_array_equal(again.burst_interval_s, samples.burst_interval_s)
     other = SamplingSettings(4, 3, 48, 6, 2, 32)
     for broken, settings in ((data[:-1], SETTINGS), (b"", SETTINGS), (b"\xff" * 100, SETTINGS), (data, other)):
         with pytest.raises(ValueError):
             VideoSamples.from_bytes(broken, settings)
+
+
+@pytest.mark.parametrize("interval_s", [0.0, -0.04, float("nan"), float("inf")])
+def test_intervals_of_bursts_are_finite_and_positive(clips, interval_s):
+    samples = sampled(clips().read_bytes())
+    broken = replace(samples, burst_interval_s=np.full(4, interval_s)).to_bytes()
+    with pytest.raises(ValueError, match="burst intervals"):
+        VideoSamples.from_bytes(broken, SETTINGS)
+
+
+@pytest.mark.parametrize("fps", [5, 50])
+@pytest.mark.parametrize("name", ["rate.mp4", "rate.mkv", "rate.ts"])
+def test_the_interval_of_a_burst_tells_frame_rates_apart(clips, name, fps):
+    data = clips(name, f"testsrc2=s=160x128:r={fps}:d=6", **H264).read_bytes()
+    np.testing.assert_allclose(sampled(data).burst_interval_s, 1 / fps, rtol=0.02)
+
+
+def test_the_interval_of_a_burst_is_that_of_its_own_frames(clips):
+    slower = "testsrc2=s=160x128:r=25:d=6,setpts='if(lt(N,75),N,75+(N-75)*3)/25/TB'"
+    data = clips("slower.mp4", slower, **{**H264, "fps_mode": "vfr", "g": 10, "bf": 0}).read_bytes()
+    found = sampled(data).burst_interval_s
+    np.testing.assert_allclose(found[[0, -1]], [0.04, 0.12], rtol=0.02)
 
 
 @pytest.mark.parametrize("duration_s", [0.0, -1.0, float("nan"), float("inf")])

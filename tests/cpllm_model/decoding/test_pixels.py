@@ -1,0 +1,94 @@
+"""Black bars leave no trace in what the model sees, whatever the format of the frame."""
+
+import hypothesis
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpllm_model.decoding.pixels import FrameConverter
+from cpllm_model.decoding.sampling import SamplingSettings
+
+SETTINGS = SamplingSettings(
+    segments=4, context_frames=3, context_size_px=48, burst_frames=5, fragment_grid=2, fragment_px=32
+)
+
+
+def frame_of(planes, name="yuv420p", full_range=False):
+    """A 4:2:0 frame of the planes' size."""
+    frame = VideoFrame(planes[0].shape[1], planes[0].shape[0], name)
+    for plane, codes in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(memoryview(plane), codes.dtype).reshape(plane.height, -1)
+        rows[:, : plane.width] = codes
+    frame.color_range = ColorRange.JPEG if full_range else ColorRange.MPEG
+    return frame
+
+
+def planes_of(height, width, bits, full_range, seed):
+    """A picture of noise."""
+    rng, scale = np.random.default_rng(seed), 1 << (bits - 8)
+    dtype = np.uint8 if bits == 8 else np.uint16
+    low, high = (0, 256) if full_range else (16, 236)
+    luma = rng.integers(low * scale, high * scale, (height, width), dtype)
+    return [luma, *rng.integers(16 * scale, 241 * scale, (2, (height + 1) // 2, (width + 1) // 2), dtype)]
+
+
+def with_bars(planes, bars, bits=8, full_range=False):
+    """The same between black bars of even offsets."""
+    scale = 1 << (bits - 8)
+    (height, width), (top, bottom, left, right) = planes[0].shape, bars
+    black = [0 if full_range else 16 * scale, 128 * scale, 128 * scale]
+    size = (top + height + bottom, left + width + right)
+    found = []
+    for plane, code, step in zip(planes, black, (1, 2, 2), strict=True):
+        whole = np.full([-(-side // step) for side in size], code, plane.dtype)
+        rows, columns = plane.shape
+        whole[top // step : top // step + rows, left // step : left // step + columns] = plane
+        found.append(whole)
+    return found
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(32, 150),
+    width=st.integers(32, 150),
+    bars=st.tuples(*[st.integers(0, 14)] * 4),
+    form=st.sampled_from([("yuv420p", 8, False), ("yuvj420p", 8, True), ("yuv420p10le", 10, False),
+                          ("yuv420p10le", 10, True), ("yuv420p12le", 12, False)]),
+    seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_a_frame_shows_the_same_with_and_without_bars(height, width, bars, form, seed):
+    name, bits, full_range = form
+    converter = FrameConverter(SETTINGS)
+    planes = planes_of(height, width, bits, full_range, seed)
+    bare = frame_of(planes, name, full_range)
+    barred = frame_of(with_bars(planes, [2 * bar for bar in bars], bits, full_range), name, full_range)
+    expected = converter.mosaic(bare, converter.window([bare, bare]))
+    np.testing.assert_array_equal(converter.mosaic(barred, converter.window([barred, barred])), expected)
+    if height % 2 == 0 and width % 2 == 0:
+        difference = np.abs(converter.context(barred).astype(int) - converter.context(bare))
+        assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["rgb24", "yuv422p", "gray"])
+def test_bars_are_cropped_in_other_layouts_too(name):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(60, 200, (96, 128, 3), np.uint8)
+    whole = np.zeros((160, 192, 3), np.uint8)
+    whole[32:128, 32:160] = picture
+    converter = FrameConverter(SETTINGS)
+    bare, barred = (VideoFrame.from_ndarray(one, "rgb24").reformat(format=name) for one in (picture, whole))
+    window = converter.window([barred])
+    assert (window.top, window.left, window.height, window.width) == (32, 32, 96, 128)
+    difference = converter.mosaic(barred, window).astype(int) - converter.mosaic(bare)
+    assert np.abs(difference).max() <= 1
+    difference = converter.context(barred).astype(int) - converter.context(bare)
+    assert np.abs(difference).mean() < 4
+
+
+def test_a_picture_of_the_size_of_a_fragment_is_not_cropped_below_it():
+    planes = with_bars(planes_of(30, 60, 8, False, 0), (8, 8, 20, 20))
+    window = FrameConverter(SETTINGS).window([frame_of(planes)])
+    assert (window.top, window.height) == (0, 46) and (window.left, window.width) == (20, 60)
