@@ -55,8 +55,9 @@ TOLD_APART = 0.9
 FEWEST_PAIRS = 10
 #: A rank correlation within a content of fewer versions is mostly chance.
 FEWEST_VERSIONS = 3
-#: Beginnings of a content's name in a distortion corpus: what its source is. Clips alone come from real video.
-SOURCE_KINDS = ("photo", "clip", "scene", "screen")
+#: Beginnings of a content's name in a distortion corpus: what its source is. Clips alone come from real video, "rated"
+#: are made of pictures that people rated.
+SOURCE_KINDS = ("rated", "photo", "clip", "scene", "nature", "screen")
 
 
 def figures_of(found: DataSetAnswers, bootstrap: Bootstrap) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from cpllm_model.metrics import Bootstrap, auc, share
 from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS
-from cpllm_model.training.data.descriptions import NAMED_FROM, mentions
+from cpllm_model.training.data.descriptions import NAMED_FROM, mentions, scene_mentions
 from cpllm_model.training.evaluation.answers import Answer
 from cpllm_model.training.evaluation.columns import contents, means
 
@@ -30,13 +30,13 @@ def distortion_figures(known: Sequence[Answer], bootstrap: Bootstrap) -> dict[st
     """Give how well distortions are named; one is there from severity NAMED_FROM.
 
     Micro figures pool all namings, macro figures are means over the families that occur; `exact` is the share of
-    videos whose named set is exactly right.
+    videos whose named set is exactly right. A severity that is not known, NaN, is left out of its family's figures, and
+    its video of `exact`.
     """
     if not known:
         return {}
-    there_NF = np.array(
-        [[(one.video.severities or {}).get(f, 0.0) >= NAMED_FROM for f in DISTORTIONS] for one in known]
-    )
+    severity_NF = np.array([[(one.video.severities or {}).get(f, 0.0) for f in DISTORTIONS] for one in known])
+    there_NF, known_NF = severity_NF >= NAMED_FROM, np.isfinite(severity_NF)
     named_NF, probability_NF = (
         np.array([[getattr(said, field) for said in _in_family_order(one.description)] for one in known])
         for field in ("named", "probability")
@@ -46,19 +46,21 @@ def distortion_figures(known: Sequence[Answer], bootstrap: Bootstrap) -> dict[st
 
     def family_figures(index: int, counts_N: np.ndarray) -> dict[str, float]:
         there, named = there_NF[:, index], named_NF[:, index]
-        return _naming(counts_N, there, named) | {"auc": auc(probability_NF[:, index], there, counts_N)}
+        counts = counts_N * known_NF[:, index]
+        return _naming(counts, there, named) | {"auc": auc(probability_NF[:, index], there, counts)}
 
     def overall(counts_N: np.ndarray) -> dict[str, float]:
         families = [family_figures(index, counts_N) for index in np.flatnonzero(occurs_F).tolist()]
         macro = {
             f"macro_{name}": _mean_known([one[name] for one in families]) for name in ("precision", "recall", "f1")
         }
-        pooled = _naming(np.repeat(counts_N, len(DISTORTIONS)), there_NF.ravel(), named_NF.ravel())
+        pooled = _naming((counts_N[:, None] * known_NF).ravel(), there_NF.ravel(), named_NF.ravel())
+        whole = counts_N * known_NF.all(1)
         return {
             **{f"micro_{name}": value for name, value in pooled.items()},
             **macro,
             "mean_auc": _mean_known([one["auc"] for one in families]),
-            "exact": share(counts_N @ (there_NF == named_NF).all(1), counts_N.sum()),
+            "exact": share(whole @ (there_NF == named_NF).all(1), whole.sum()),
         }
 
     by_family = {
@@ -70,7 +72,7 @@ def distortion_figures(known: Sequence[Answer], bootstrap: Bootstrap) -> dict[st
 
 
 def text_figures(answers: Sequence[Answer], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Give how often a description's words agree with the other answers: the level and the named distortions."""
+    """Give how often a description's words agree with the other answers: level, named distortions and scene."""
     if not answers:
         return {}
     levels = [{word.lower() for word in LEVEL_WORD.findall(one.description.text)} for one in answers]
@@ -79,12 +81,14 @@ def text_figures(answers: Sequence[Answer], bootstrap: Bootstrap) -> dict[str, A
     other_level = np.array([bool(words - {one.rating.level}) for words, one in zip(levels, answers, strict=True)])
     unnamed = np.array([bool(words - names) for words, names in zip(mentioned, named, strict=True)])
     omitted = np.array([bool(names - words) for words, names in zip(mentioned, named, strict=True)])
+    other_scene = np.array([_says_other_scene(one) for one in answers])
     shares = means(
         says_level=np.array([one.rating.level in words for words, one in zip(levels, answers, strict=True)]),
         says_other_level=other_level,
         mentions_unnamed=unnamed,
         omits_named=omitted,
-        contradicts=other_level | unnamed | omitted,
+        says_other_scene=other_scene,
+        contradicts=other_level | unnamed | omitted | other_scene,
     )
     return {"videos": len(answers)} | bootstrap.estimate(shares, contents(answers))
 
@@ -107,6 +111,11 @@ def scene_figures(answers: Sequence[Answer], bootstrap: Bootstrap) -> dict[str, 
                 "most_frequent": most_frequent,
             }
     return found
+
+
+def _says_other_scene(one: Answer) -> bool:
+    stated = scene_mentions(one.description.text)
+    return any(stated.get(question, word) != word for question, word in one.rating.scene.items())
 
 
 def _naming(counts_N: np.ndarray, there_N: np.ndarray, named_N: np.ndarray) -> dict[str, float]:

@@ -62,7 +62,7 @@ FIGURES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "text": ("Words against the other answers", (
         ("says_level", "says the score's level"), ("says_other_level", "says another level"),
         ("mentions_unnamed", "mentions a distortion not named"), ("omits_named", "omits a named distortion"),
-        ("contradicts", "any of the last three"),
+        ("says_other_scene", "says another scene word"), ("contradicts", "any of the last four"),
     )),
     "swaps": ("Tokens of another video put in", (
         ("context_shift", "score moves by, context tokens (MOS)"),
@@ -223,11 +223,12 @@ def _stress(rows: Mapping[str, Any]) -> str:
         about = f"{row['sources']} sources, {row['versions']} versions" + (f"; failed: {failed}" if failed else "")
         for check in row["checks"] or [{"figure": "no source has all its answers"}]:
             bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
-            holds = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
-            cells.append([_text(name), _text(about), _text(check["figure"]), _number(check.get("value")), bound, holds])
+            words = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
+            cells.append([_text(name), _text(about), _text(check["figure"]), _number(check.get("value")), bound, words])
     holds = [check["holds"] for row in rows.values() for check in row["checks"]]
     return (
-        f"<h2>Stress tests</h2><p>{sum(holds)} of {len(holds)} bounds hold. Versions of clean sources, each row by itself; figures are means over sources, with intervals over sources.</p>"
+        f"<h2>Stress tests</h2><p>{sum(holds)} of {len(holds)} bounds hold. "
+        "Versions of clean sources, each row by itself; figures are means over sources, with intervals over them.</p>"
         + _table(["test", "made of", "figure", "value", "bound", ""], cells)
     )
 

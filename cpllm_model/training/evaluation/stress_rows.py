@@ -22,7 +22,7 @@ from cpllm_model.training.data.degradation import EFFECTS, apply, join
 from cpllm_model.training.data.degradation import split as planes_of
 from cpllm_model.training.data.distortions import Step
 from cpllm_model.training.evaluation.stress import FPS, Check, Row, Said, Version
-from cpllm_model.training.evaluation.stress_sources import FRAMES, LARGE_PX, PAN_PX, SIZE_PX, Source, pan
+from cpllm_model.training.evaluation.stress_sources import FRAMES, LARGE_PX, PAN_PX, SIZE_PX, SLOW_STRIDE, Source, pan
 
 #: Scores from which a level is at least "fair", and at least "good" (scale.level_of).
 FAIR, GOOD = 2.5, 3.5
@@ -113,6 +113,12 @@ def rate_ladder(codec: str, qualities: Sequence[float]) -> Callable[[Source, Pat
     return make
 
 
+def five_a_second(source: Source, folder: Path) -> list[Version]:
+    """Film the same movement with five frames a second."""
+    slow = source.film(stride=SLOW_STRIDE)
+    return [Version("25 frames a second", source.film()), Version("5 frames a second", slow, fps=FPS / SLOW_STRIDE)]
+
+
 def scaling_ladder(source: Source, folder: Path) -> list[Version]:
     """Shrink and enlarge again."""
     clean = source.film()
@@ -176,7 +182,7 @@ def tints(source: Source, folder: Path) -> list[Version]:
 
 def screen_and_encode(source: Source, folder: Path) -> list[Version]:
     """Show a screen, clean and hardly encoded."""
-    clean = np.stack([source.film()[0]] * FRAMES)
+    clean = np.stack([encode.rgb_to_planes(source.still(*SIZE_PX)[None])[0]] * FRAMES)
     return [Version("clean", clean), Version("x264 45", clean, quality=45)]
 
 
@@ -262,6 +268,10 @@ ROWS: tuple[Row, ...] = (
     Row("soft by nature", clean_alone, (Check("at least fair", partial(first_at_least, FAIR), 0.9),), sources="soft"),
     Row("packet loss", severity_ladder("packet loss", (2, 3.5, 5)), _falls_and_named("packet loss", 0.95, 0.6),
         sources="moving"),
+    Row("combing", severity_ladder("combing", (3, 4, 5)), _falls_and_named("interlacing", 0.95, 0.8),
+        sources="moving"),
+    Row("flicker", severity_ladder("flicker", (2, 3, 4, 5)), _falls_and_named("flicker", 0.95, 0.8)),
+    Row("five frames a second", five_a_second, _falls_and_named("stutter", 0.9, 0.7), sources="moving"),
     Row("duplicated frames", severity_ladder("frame drops", (3, 4, 5)), _falls_and_named("stutter", 0.95, 0.8),
         sources="moving"),
     Row("resolution", sizes, (Check("highest less lowest score (MOS)", spread, 0.6, at_least=False),),

@@ -10,25 +10,30 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ffmpeg
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from cpllm_model.errors import DataSetError
 from cpllm_model.training.data import encode
-from cpllm_model.training.data.corpus import CLIP_SUFFIXES, PHOTO_SUFFIXES, Content
+from cpllm_model.training.data.contents import CLIP_SUFFIXES, digest_of
 from cpllm_model.training.data.degradation import split as planes_of
-from cpllm_model.training.data.manifests import LabelledVideo
-from cpllm_model.training.data.scenes import SOFT_EVERY, render_scene
+from cpllm_model.training.data.manifests import LabelledVideo, content_split
+from cpllm_model.training.data.scenes import SOFT_EVERY, render_nature, render_scene
+from cpllm_model.training.data.screens import is_drawn, render_screen
+from cpllm_model.training.data.video_files import PICTURE_SUFFIXES
 
 SIZE_PX = (480, 360)
 FRAMES = 16
 #: Whole pixels that a photograph moves a frame, even so that chroma moves with it: no filter touches a pixel.
 PAN_PX = 2
+#: A frame in so many is left of a low frame rate.
+SLOW_STRIDE = 5
 #: Rendered scenes from here on are in no corpus.
 FIRST_SEED = 200_000
 #: A rated picture from here on counts as clean.
@@ -47,7 +52,7 @@ class Source:
     """A clean source.
 
     Args:
-        kind: "photo", "clip", "scene", "soft" or "screen".
+        kind: "photo", "clip", "scene", "nature" or "screen".
         name: path of a photograph or clip, or the seed of what is rendered.
     """
 
@@ -59,16 +64,20 @@ class Source:
         """Name it in tables."""
         return f"{self.kind}-{hashlib.sha256(Path(self.name).name.encode()).hexdigest()[:12]}"
 
-    def film(self, size_px: tuple[int, int] = SIZE_PX, frames: int = FRAMES) -> np.ndarray:
+    def film(self, size_px: tuple[int, int] = SIZE_PX, frames: int = FRAMES, stride: int = 1) -> np.ndarray:
         """Give frames, uint8 (T, J, W): a clip's first, or a picture that moves by PAN_PX a frame.
+
+        Of so many frames as `stride` says only one is taken.
 
         Raises:
             EncodeError: a clip cannot be read or is too short.
         """
-        return _film(self, size_px, frames)
+        return _film(self, size_px, frames, stride)
 
     def still(self, width: int, height: int) -> np.ndarray:
         """Give a picture, uint8 (H, W, 3) RGB, of any source but a clip; mirrored where it is too narrow."""
+        if self.kind == "screen":
+            return render_screen(int(self.name), width, height, np.zeros(1))[0]
         picture = _picture(self.kind, self.name)
         scale = max(width / picture.width, height / picture.height)
         if scale < 1:
@@ -106,7 +115,7 @@ def find_sources(
     photos, clips = [], []
     for video in videos:
         suffix = Path(video.file).suffix.lower()
-        if suffix in PHOTO_SUFFIXES and video.mos is not None and video.mos >= CLEAN_MOS:
+        if suffix in PICTURE_SUFFIXES and video.mos is not None and video.mos >= CLEAN_MOS:
             photos.append(Source("photo", video.file))
         elif suffix in CLIP_SUFFIXES and video.recipe is not None and not video.recipe_steps():
             clips.append(Source("clip", video.file))
@@ -114,9 +123,10 @@ def find_sources(
         if not folder.is_dir():
             raise DataSetError(f"{folder} is no folder of sources")
         for path in sorted(folder.rglob("*")):
-            kinds = {"photo": PHOTO_SUFFIXES, "clip": CLIP_SUFFIXES}
+            kinds = {"photo": PICTURE_SUFFIXES, "clip": CLIP_SUFFIXES}
             for kind, there in (("photo", photos), ("clip", clips)):
-                if path.suffix.lower() in kinds[kind] and Content(kind, str(path)).split == split:
+                held_out = path.suffix.lower() in kinds[kind] and content_split(f"{kind}-{digest_of(path)}") == split
+                if held_out:
                     there.append(Source(kind, str(path)))
     real = [source for pair in zip(_shuffled(photos), _shuffled(clips), strict=False) for source in pair]
     paired = set(real)
@@ -130,9 +140,11 @@ def find_sources(
         while len(chosen) < count:
             is_rendered = len(chosen) % RENDERED_EVERY == RENDERED_EVERY - 1
             chosen.append(next(rendered) if is_rendered else next(fitting, None) or next(rendered))
-    soft = [FIRST_SEED + SOFT_EVERY * index + SOFT_EVERY - 1 for index in range(count)]
-    found["soft"] = [Source("soft", str(seed)) for seed in soft]
-    found["screen"] = [Source("screen", str(FIRST_SEED + index)) for index in range(count)]
+    soft = [Source("scene", str(FIRST_SEED + SOFT_EVERY * index - 1)) for index in range(1, count + 1)]
+    nature = [Source("nature", str(FIRST_SEED + 2 * index + 1)) for index in range(count)]
+    found["soft"] = [one for pair in zip(nature, soft, strict=True) for one in pair][:count]
+    screens = (seed for seed in itertools.count(FIRST_SEED) if not is_drawn(seed))
+    found["screen"] = [Source("screen", str(seed)) for seed in itertools.islice(screens, count)]
     return found
 
 
@@ -153,7 +165,8 @@ def _fits(source: Source, purpose: str) -> bool:
         return False
     try:
         width, height, frames = encode.probe_own(source.name)
-        if width < SIZE_PX[0] or height < SIZE_PX[1] or frames < FRAMES:
+        needed = FRAMES * SLOW_STRIDE if purpose == "moving" else FRAMES
+        if width < SIZE_PX[0] or height < SIZE_PX[1] or frames < needed:
             return False
         luma_THW = planes_of(source.film())[0].astype(np.float32)
     except (encode.EncodeError, OSError, RuntimeError, StopIteration):
@@ -162,14 +175,14 @@ def _fits(source: Source, purpose: str) -> bool:
 
 
 @functools.lru_cache(2)
-def _film(source: Source, size_px: tuple[int, int], frames: int) -> np.ndarray:
-    width, height = size_px
+def _film(source: Source, size_px: tuple[int, int], frames: int, stride: int) -> np.ndarray:
+    (width, height), step = size_px, PAN_PX * stride
     if source.kind != "clip":
-        wide = encode.rgb_to_planes(source.still((width + PAN_PX * (frames - 1) + 1) // 2 * 2, height)[None])[0]
-        return np.stack([pan(wide, PAN_PX * index, width) for index in range(frames)])
+        wide = encode.rgb_to_planes(source.still(width + step * (frames - 1), height)[None])[0]
+        return np.stack([pan(wide, step * index, width) for index in range(frames)])
     stream = ffmpeg.input(source.name).filter("scale", width, height, flags="area", out_range="tv",
                                               force_original_aspect_ratio="increase")  # fmt: skip
-    stream = stream.filter("crop", width, height).filter("format", "yuv420p")
+    stream = stream.filter("crop", width, height).filter("select", f"not(mod(n,{stride}))").filter("format", "yuv420p")
     planes_TJW = encode.read_planes(stream, width, height, frames)
     if len(planes_TJW) < frames:
         raise encode.EncodeError(f"{source.name}: {len(planes_TJW)} frames, {frames} are needed")
@@ -181,32 +194,6 @@ def _picture(kind: str, name: str) -> Image.Image:
     if kind == "photo":
         with Image.open(name) as opened:
             return opened.convert("RGB")
-    if kind == "screen":
-        return _screen(np.random.default_rng(int(name)))
+    if kind == "nature":
+        return Image.fromarray(render_nature(int(name), *RENDERED_PX, 1, np.zeros(1))[0])
     return Image.fromarray(render_scene(int(name), *RENDERED_PX, 1)[0])
-
-
-def _screen(rng: np.random.Generator) -> Image.Image:
-    """Draw a window with a title bar, a side bar and lines of text in a few sizes, as programs show them."""
-    width, height = RENDERED_PX
-    is_dark = rng.random() < 0.4
-    paper, ink = ((30, 31, 34), (214, 216, 220)) if is_dark else ((252, 252, 253), (34, 36, 40))
-    accents = [tuple(rng.integers(40, 220, 3).tolist()) for _ in range(3)]
-    image = Image.new("RGB", (width, height), paper)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, width, 24), fill=accents[0])
-    draw.rectangle((0, 25, 110, height), fill=tuple((np.array(paper) * 0.9 + np.array(ink) * 0.1).astype(int).tolist()))
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz0123456789.,():="))
-    top = 34
-    while top < height - 20:
-        size = int(rng.choice([11, 13, 13, 16]))
-        words = ["".join(rng.choice(letters, int(rng.integers(2, 10)))) for _ in range(int(rng.integers(2, 12)))]
-        left = 122 + 18 * int(rng.integers(0, 3))
-        fill = accents[int(rng.integers(1, 3))] if rng.random() < 0.2 else ink
-        draw.text((left, top), " ".join(words), fill=fill, font=ImageFont.load_default(size))
-        draw.text((8, top), words[0], fill=ink, font=ImageFont.load_default(11))
-        top += size + 7
-    for _ in range(int(rng.integers(1, 4))):
-        x, y = int(rng.integers(380, 560)), int(rng.integers(60, 330))
-        draw.rounded_rectangle((x, y, x + 70, y + 22), 4, fill=accents[1], outline=ink)
-    return image

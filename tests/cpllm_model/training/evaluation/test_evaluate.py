@@ -262,6 +262,16 @@ def test_namings_counted_by_hand() -> None:
     assert np.isnan(found["by_family"]["banding"]["f1"].value)
 
 
+def test_a_severity_that_nobody_knows_is_in_no_figure() -> None:
+    known = [made_up(3, 3, "a", there=["blur"], named=["blur"]), made_up(3, 3, "b", there=[], named=[])]
+    unknown = made_up(3, 3, "c", there=[], named=["blur", "noise"])
+    severities = (unknown.video.severities or {}) | {"blur": float("nan")}
+    found = distortion_figures([*known, replace(unknown, video=replace(unknown.video, severities=severities))], QUICK)
+    assert found["by_family"]["blur"]["precision"].value == 1 and found["by_family"]["blur"]["auc"].value == 1
+    assert found["by_family"]["noise"]["precision"].value == 0
+    assert (found["exact"].value, found["micro_precision"].value) == (1, 0.5)
+
+
 def test_words_that_contradict_the_other_answers() -> None:
     answers = [
         made_up(None, 4, "a", named=["blur"], text="The quality is good. It shows slight blur."),
@@ -269,9 +279,17 @@ def test_words_that_contradict_the_other_answers() -> None:
         made_up(None, 4, "c", named=[], text="The quality is good. It shows slight blur."),
         made_up(None, 2, "d", named=[], text="This looks good."),
     ]
-    found = {name: getattr(one, "value", one) for name, one in text_figures(answers, QUICK).items()}
+    answers += [
+        made_up(
+            None, 4, c, text="The scene is dark, plain and still.", said_of_scene={"light": light, "kind": "screen"}
+        )
+        for c, light in (("e", "dark"), ("f", "bright"))
+    ] * 2
+    assert text_figures(answers[4:], QUICK)["says_other_scene"].value == 0.5
+    assert text_figures(answers[4:], QUICK)["contradicts"].value == 0.5
+    found = {name: getattr(one, "value", one) for name, one in text_figures(answers[:4], QUICK).items()}
     assert found == {"videos": 4, "says_level": 0.75, "says_other_level": 0.25, "mentions_unnamed": 0.25,
-                     "omits_named": 0.25, "contradicts": 0.75}  # fmt: skip
+                     "omits_named": 0.25, "says_other_scene": 0, "contradicts": 0.75}  # fmt: skip
 
 
 def test_ladders_and_the_smallest_step_told_apart() -> None:
