@@ -135,7 +135,7 @@ def write_report(result: dict[str, Any], found: Mapping[str, DataSetAnswers], ou
     """
     written = as_json(result)
     (out / "evaluation.json").write_text(json.dumps(written, indent=1, allow_nan=False))
-    parts = [_summary([result], [None])] if found else []
+    parts = [_summary([result], [None])]
     for number, (name, answers) in enumerate(found.items(), 1):
         prefix = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower())[:30].strip('_')}"
         plots = draw_plots(answers.answers, result["data_sets"][name], out, prefix)
@@ -171,7 +171,8 @@ def as_json(value: Any) -> Any:
 
 
 def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -> str:
-    """Give a row a model, a column a data set, each with SRCC and PLCC."""
+    """Give a row a model, a column a data set, each with SRCC and PLCC, and how many stress tests' bounds hold."""
+    stressed = any("stress" in result for result in results)
     names = list(dict.fromkeys(name for result in results for name in result["data_sets"]))
     rows = []
     for result, folder in zip(results, folders, strict=True):
@@ -180,6 +181,8 @@ def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -
         for name in names:
             score = as_json(result["data_sets"].get(name, {}).get("score"))
             cells.append(f"{_number(score['srcc'])}<br>{_number(score['plcc'])}" if score else "no labels")
+        if stressed:
+            cells.append(_bounds_held(result.get("stress", {})))
         rows.append(cells)
     first = results[0]
     note = (
@@ -187,7 +190,7 @@ def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -
         f"over contents, {first['bootstrap']['resamples']} bootstrap resamples; "
         "a share of exactly 0 or 1 has no width, as what never happened happens in no resample."
     )
-    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names)], rows)
+    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names), *["stress tests"] * stressed], rows)
 
 
 def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: Sequence[tuple[Path, str]]) -> str:
@@ -225,12 +228,16 @@ def _stress(rows: Mapping[str, Any]) -> str:
             bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
             words = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
             cells.append([_text(name), _text(about), _text(check["figure"]), _number(check.get("value")), bound, words])
-    holds = [check["holds"] for row in rows.values() for check in row["checks"]]
     return (
-        f"<h2>Stress tests</h2><p>{sum(holds)} of {len(holds)} bounds hold. "
+        f"<h2>Stress tests</h2><p>{_bounds_held(rows)}. "
         "Versions of clean sources, each row by itself; figures are means over sources, with intervals over them.</p>"
         + _table(["test", "made of", "figure", "value", "bound", ""], cells)
     )
+
+
+def _bounds_held(rows: Mapping[str, Any]) -> str:
+    holds = [check["holds"] for row in rows.values() for check in row["checks"]]
+    return f"{sum(holds)} of {len(holds)} bounds hold"
 
 
 def _row_tables(figures: dict[str, Any]) -> str:

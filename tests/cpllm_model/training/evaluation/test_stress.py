@@ -65,6 +65,7 @@ def test_bounds_hold_or_do_not_and_failures_are_counted(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "stress.parquet").to_pylist()
     assert len(table) == 12 + 2 + 6 + 1 and [row["status"] for row in table].count("failed") == 2
     result = {"model_id": "m", "split": "test", "data_sets": {}, "stress": rows}
+    result["bootstrap"] = {"confidence": 0.95, "resamples": 40}
     written = write_report(result, {}, tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert written["stress"] == as_json(rows) == json.loads((tmp_path / "evaluation.json").read_text())["stress"]
