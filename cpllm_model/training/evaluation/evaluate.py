@@ -78,7 +78,6 @@ def evaluate(
     Raises:
         CheckpointError: the model cannot be loaded.
         DataSetError: a data set cannot be read, or has no video of the split.
-        EncodeError: a version of a stress test cannot be made.
     """
     data_sets = read_data_sets(data, split)
     predictor = QualityPredictor.from_pretrained(model)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cpllm_model.errors import VideoError
+from cpllm_model.errors import SourceReadError, VideoError
 from cpllm_model.metrics import Bootstrap
 from cpllm_model.predictor import Description, QualityPredictor, Rating, VisualTokens
 from cpllm_model.training.data import encode
@@ -132,9 +132,6 @@ def ask(
         sources: as `find_sources` gives them.
         rows: the tests.
         report: takes a line of progress.
-
-    Raises:
-        EncodeError: a version cannot be made.
     """
     found = [RowAnswers(row, defaultdict(list)) for row in rows]
     with tempfile.TemporaryDirectory() as name:
@@ -158,13 +155,22 @@ def _files(found: Sequence[RowAnswers], sources: dict[str, list[Source]], folder
         for answers in found:
             if source not in sources[answers.row.sources]:
                 continue
-            for version in answers.row.make(source, folder):
-                path = folder / f"{len(made)}{encode.SUFFIXES[version.codec]}"
-                # The time that a better preset takes is worth nothing at a quality this high.
-                options = {"preset": "veryfast"} if version.codec == "x264" and version.quality <= MEZZANINE_CRF else {}
-                encode.encode_planes(version.planes_TJW, path, version.fps, version.codec, version.quality, **options)
-                made.append((answers, source, version.name, path))
-                yield path
+            try:
+                for version in answers.row.make(source, folder):
+                    path = folder / f"{len(made)}{encode.SUFFIXES[version.codec]}"
+                    _store(version, path)
+                    made.append((answers, source, version.name, path))
+                    yield path
+            except (encode.EncodeError, OSError, ValueError) as error:
+                # One source that cannot be read or encoded costs nothing of what is known of the others.
+                failed = SourceReadError(source.name, f"its versions cannot be made: {error}")
+                answers.by_source[source.content_id].append(("versions", failed))
+
+
+def _store(version: Version, path: Path) -> None:
+    # The time that a better preset takes is worth nothing at a quality this high.
+    options = {"preset": "veryfast"} if version.codec == "x264" and version.quality <= MEZZANINE_CRF else {}
+    encode.encode_planes(version.planes_TJW, path, version.fps, version.codec, version.quality, **options)
 
 
 def _said(predictor: QualityPredictor, version: str, seen: VisualTokens) -> Said | VideoError:

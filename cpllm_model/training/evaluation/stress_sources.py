@@ -62,7 +62,7 @@ class Source:
     @property
     def content_id(self) -> str:
         """Name it in tables."""
-        return f"{self.kind}-{hashlib.sha256(Path(self.name).name.encode()).hexdigest()[:12]}"
+        return f"{self.kind}-{hashlib.sha256(self.name.encode()).hexdigest()[:12]}"
 
     def film(self, size_px: tuple[int, int] = SIZE_PX, frames: int = FRAMES, stride: int = 1) -> np.ndarray:
         """Give frames, uint8 (T, J, W): a clip's first, or a picture that moves by PAN_PX a frame.
@@ -122,7 +122,7 @@ def find_sources(
     for folder in folders:
         if not folder.is_dir():
             raise DataSetError(f"{folder} is no folder of sources")
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             kinds = {"photo": PICTURE_SUFFIXES, "clip": CLIP_SUFFIXES}
             for kind, there in (("photo", photos), ("clip", clips)):
                 held_out = path.suffix.lower() in kinds[kind] and content_split(f"{kind}-{digest_of(path)}") == split
@@ -149,7 +149,8 @@ def find_sources(
 
 
 def _shuffled(sources: Sequence[Source]) -> list[Source]:
-    return sorted(dict.fromkeys(sources), key=lambda one: hashlib.sha256(one.content_id.encode()).digest())
+    # By the file's name: the same files elsewhere come in the same order.
+    return sorted(dict.fromkeys(sources), key=lambda one: hashlib.sha256(Path(one.name).name.encode()).digest())
 
 
 def _fits(source: Source, purpose: str) -> bool:

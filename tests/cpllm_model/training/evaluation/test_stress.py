@@ -17,7 +17,7 @@ from cpllm_model.metrics import Bootstrap
 from cpllm_model.predictor import Description, Distortion, Rating
 from cpllm_model.scale import DISTORTIONS, level_of
 from cpllm_model.training.data.manifests import LabelledVideo
-from cpllm_model.training.evaluation import evaluate, stress_rows
+from cpllm_model.training.evaluation import evaluate, stress, stress_rows
 from cpllm_model.training.evaluation.report import as_json, write_report
 from cpllm_model.training.evaluation.stress import RowAnswers, Said, stress_figures, write_stress_table
 from cpllm_model.training.evaluation.stress_rows import ROWS
@@ -114,6 +114,15 @@ def test_sources_are_held_out_clean_and_large_enough(tmp_path: Path) -> None:
 def test_a_screen_is_shown_at_its_own_pixels() -> None:
     pixels = Source("screen", "200000").still(*SIZE_PX)
     assert pixels.shape == (SIZE_PX[1], SIZE_PX[0], 3) and len(np.unique(pixels)) > 8
+
+
+def test_a_source_that_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    answers = RowAnswers(ROW["noise ladder"], defaultdict(list))
+    sources = {"any": [Source("clip", str(tmp_path / "broken.mp4"))]}
+    assert not list(stress._files([answers], sources, tmp_path, []))
+    row = stress_figures([answers], QUICK)["noise ladder"]
+    assert (row["sources"], row["failed"], row["checks"]) == (0, {"source_read": 1}, [])
 
 
 @pytest.mark.slow
