@@ -19,7 +19,7 @@ from cpllm_model.metrics import Bootstrap, Estimate, auc, pair_accuracy
 from cpllm_model.predictor import Comparison, Description, Distortion, QualityPredictor, Rating
 from cpllm_model.scale import DISTORTIONS, level_of
 from cpllm_model.training.data.encode import write_video
-from cpllm_model.training.data.manifests import LabelledVideo, write_manifest
+from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, write_manifest
 from cpllm_model.training.data.scenes import render_scene
 from cpllm_model.training.evaluation import answers as answers_module
 from cpllm_model.training.evaluation import evaluate
@@ -521,6 +521,19 @@ def test_the_report_holds_what_was_computed(real_run: tuple[dict, Path, list[Pat
     pairs = pq.read_table(out / "pairs.parquet").to_pylist()
     assert {pair["dataset"] for pair in pairs} == {"scenes", HOSTILE, "biq2021"}
     assert all(abs(2 * abs(pair["first_bias"]) - pair["order_gap"]) < 1e-9 for pair in pairs)
+
+
+def test_a_manifest_from_before_a_column_is_read_and_one_without_a_split_is_refused(tmp_path: Path) -> None:
+    video = LabelledVideo("v", "c", "d", "test", "v.mp4", 3.0, subset="ss01")
+    path = write_manifest([video], tmp_path / "manifest.parquet")
+    assert read_manifest(path)[0].subset == "ss01"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["subset", "scene", "dialogue"]), path)
+    (again,) = read_manifest(path)
+    assert (again.mos, again.subset, again.scene, again.dialogue) == (3.0, None, None, ())
+    pq.write_table(table.drop_columns(["split"]), path)
+    with pytest.raises(DataSetError, match="is no manifest"):
+        read_manifest(path)
 
 
 def test_data_sets_of_one_name_are_kept_apart_and_missing_ones_refused(tmp_path: Path) -> None:
