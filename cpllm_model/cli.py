@@ -228,22 +228,41 @@ def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.y
 
 @app.command()
 def evaluate(
-    data: Annotated[list[Path], typer.Option(help="Manifest, or folder that holds one; may be given again.")],
     out: Annotated[Path, typer.Option(help="Folder of the report; with several models each gets one below it.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for stress tests."),
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option("--model", help="Bundled name, folder or hub id, by default tiny; may be given again."),
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test: which contents are asked about.")] = "test",
+    stress: Annotated[
+        int, typer.Option(min=0, help="Clean sources a row of the stress tests, such as 12; 0 leaves them out.")
+    ] = 0,
+    stress_sources: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of clean photographs and clips for the stress tests; may be given again."),
+    ] = None,
 ) -> None:
-    """Measure how good a model's answers are on labelled videos, and write a report."""
+    """Measure how good a model's answers are on labelled videos and in stress tests, and write a report."""
     with _told_in_a_sentence():
+        if not data and not stress:
+            raise ConfigurationError("nothing to evaluate on: give --data, or --stress with a number of sources")
+        from cpllm_model.training.evaluation.evaluate import BOOTSTRAP, StressSettings, evaluate_models
         from cpllm_model.training.evaluation.evaluate import evaluate as evaluate_model
-        from cpllm_model.training.evaluation.evaluate import evaluate_models
 
         console = Console(stderr=True)
-        data = [_existing(path) for path in data]
-        asked = (data, out, split, lambda line: console.print(_shown(line)))
+        folders = tuple(_existing(path) for path in stress_sources or ())
+        asked = (
+            [_existing(path) for path in data or ()],
+            out,
+            split,
+            lambda line: console.print(_shown(line)),
+            BOOTSTRAP,
+            StressSettings(stress, folders) if stress else None,
+        )
         names = models or ["tiny"]
         results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
     Console().print(_shown(out / "index.html"))

@@ -91,3 +91,9 @@ def test_wrong_use_is_one_sentence_and_status_2(folder, arguments, cause):
 def test_an_empty_folder_is_wrong_use(tmp_path):
     done = run("score", tmp_path)
     assert done.exit_code == 2 and "no video in" in done.output
+
+
+def test_evaluate_without_data_and_without_stress_tests_says_what_it_needs(tmp_path):
+    done = run("evaluate", "--out", tmp_path / "report")
+    assert done.exit_code == 2 and "--data" in done.stderr and "--stress" in done.stderr
+    assert not (tmp_path / "report").exists()

@@ -192,9 +192,9 @@ def _inputs(samples: VideoSamples, settings: CacheSettings, key: str) -> dict[st
         planes = torch.from_numpy(np.stack(cut, 1)).flatten(0, 1)
         views.append(burst_statistics(planes, grid * grid, interval_s).numpy())
     # Limited-range luma of the whole frames (ITU-R BT.709-6), as scenes are measured.
-    context_luma = 16 + samples.context_NMCHW.reshape(-1, 3, *samples.context_NMCHW.shape[3:]).transpose(
-        0, 2, 3, 1
-    ) @ (np.array([0.2126, 0.7152, 0.0722]) * 219 / 255)
+    context_luma = 16 + samples.context_NMCHW.reshape(-1, 3, *samples.context_NMCHW.shape[3:]).transpose(0, 2, 3, 1) @ (
+        np.array([0.2126, 0.7152, 0.0722]) * 219 / 255
+    )
     facts = SceneFacts.measure(context_luma[:1])
     return {
         "context": samples.context_NMCHW,

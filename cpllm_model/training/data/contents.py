@@ -101,9 +101,9 @@ def find_contents(
             kind = "photo" if path.suffix.lower() in PICTURE_SUFFIXES else "clip"
             if not path.is_file() or (kind == "clip" and path.suffix.lower() not in CLIP_SUFFIXES):
                 continue
-            digest = _digest(path)
+            digest = digest_of(path)
             # A rated picture has its split, also if it is not among those that are taken.
-            seen |= {_digest(same): str(same) for same in by_size.pop(path.stat().st_size, ())}
+            seen |= {digest_of(same): str(same) for same in by_size.pop(path.stat().st_size, ())}
             if digest in seen:
                 report(f"{path}: left out, it is the same file as {seen[digest]}")
                 continue
@@ -146,7 +146,7 @@ def _rated(rows: Sequence[LabelledVideo], count: int, report: Callable[[str], No
         if len(found) == count:
             break
         try:
-            digest = _digest(Path(row.file))
+            digest = digest_of(Path(row.file))
         except OSError as error:
             report(f"{row.file}: left out, {error}")
             continue
@@ -168,7 +168,8 @@ def _shows(path: Path) -> str:
     return next((KIND_WORDS[word] for word in words if word in KIND_WORDS), "camera")
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Name a file by its bytes; a source's name is its kind, a dash and this."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

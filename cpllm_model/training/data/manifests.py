@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("ladder_rung", pa.int32()),
         ("vmaf_mean", pa.float64()),
         ("vmaf_p5", pa.float64()),
+        ("subset", pa.string()),
         ("dialogue", pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))),
     ]
 )
@@ -64,6 +65,8 @@ class LabelledVideo:
         ladder: name of the rate ladder it is a rung of.
         ladder_rung: its place there, 0 the best.
         vmaf_mean, vmaf_p5: VMAF over its frames, mean and 5th percentile, 0-100.
+        subset: part of the data set that reports show by itself, as its authors name it (BIQ2021: ss01, ss02, ss03);
+            None if it has no parts.
         dialogue: questions about it and their answers (instruction sets).
     """
 
@@ -82,6 +85,7 @@ class LabelledVideo:
     ladder_rung: int | None = None
     vmaf_mean: float | None = None
     vmaf_p5: float | None = None
+    subset: str | None = None
     dialogue: tuple[tuple[str, str], ...] = field(default=())
 
     def recipe_steps(self) -> list[dict[str, Any]]:
@@ -136,7 +140,9 @@ def read_manifest(data: Path, splits: Sequence[str] = SPLITS) -> list[LabelledVi
     path = data / MANIFEST_NAME if data.is_dir() else data
     try:
         table = pq.read_table(path)
-        rows = table.select([column.name for column in fields(LabelledVideo)]).to_pylist()
+        # A column that may be null may be missing: manifests outlive additions to the schema.
+        known = [column.name for column in SCHEMA if not column.nullable or column.name in table.column_names]
+        rows = table.select(known).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataSetError(f"{path} is no manifest of labelled videos: {error}") from error
     videos = [
@@ -144,9 +150,9 @@ def read_manifest(data: Path, splits: Sequence[str] = SPLITS) -> list[LabelledVi
             **row
             | {
                 "file": str(path.parent.resolve() / row["file"]),
-                "severities": None if row["severities"] is None else dict(row["severities"]),
-                "scene": None if row["scene"] is None else dict(row["scene"]),
-                "dialogue": tuple((turn["question"], turn["answer"]) for turn in row["dialogue"] or ()),
+                "severities": None if row.get("severities") is None else dict(row["severities"]),
+                "scene": None if row.get("scene") is None else dict(row["scene"]),
+                "dialogue": tuple((turn["question"], turn["answer"]) for turn in row.get("dialogue") or ()),
             }
         )
         for row in rows

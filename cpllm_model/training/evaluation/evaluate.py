@@ -1,8 +1,8 @@
 """Evaluate a model on labelled videos, from the files, as a user's videos are answered.
 
 In: a model and manifests. Out: a folder with `evaluation.json` (every figure with its interval), `predictions.parquet`
-(a row a video), `pairs.parquet` (a row a compared pair) and `index.html` with its images. A video without an answer
-is a row with its reason and is counted.
+(a row a video), `pairs.parquet` (a row a compared pair), `index.html` with its images and, where stress tests are
+asked for, `stress.parquet` (a row a version). A video without an answer is a row with its reason and is counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,38 @@ from cpllm_model.errors import DataSetError, VideoError
 from cpllm_model.metrics import Bootstrap
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.training.data.manifests import SPLITS, LabelledVideo, read_manifest
-from cpllm_model.training.evaluation.answers import LEAST_GAP, PAIRS, DataSetAnswers, answer, write_tables
+from cpllm_model.training.evaluation.answers import (
+    CLOSE_PAIRS,
+    CLOSE_SCORES,
+    LEAST_GAP,
+    PAIRS,
+    DataSetAnswers,
+    answer,
+    write_tables,
+)
 from cpllm_model.training.evaluation.metrics import FITTED_RESAMPLES, figures_of
+from cpllm_model.training.evaluation.published import published_on
 from cpllm_model.training.evaluation.report import write_matrix, write_report
+from cpllm_model.training.evaluation.stress import Row, ask, stress_figures, write_stress_table
+from cpllm_model.training.evaluation.stress_rows import ROWS
+from cpllm_model.training.evaluation.stress_sources import find_sources
 
 BOOTSTRAP = Bootstrap()
+
+
+@dataclass(frozen=True)
+class StressSettings:
+    """Which stress tests are made.
+
+    Args:
+        sources: clean sources a row.
+        folders: of photographs and clips that are clean, beside those of the evaluated data sets.
+        rows: the tests.
+    """
+
+    sources: int = 12
+    folders: tuple[Path, ...] = ()
+    rows: tuple[Row, ...] = ROWS
 
 
 def evaluate(
@@ -32,6 +59,7 @@ def evaluate(
     split: str = "test",
     report: Callable[[str], None] = print,
     bootstrap: Bootstrap = BOOTSTRAP,
+    stress: StressSettings | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model and write its report.
 
@@ -42,6 +70,7 @@ def evaluate(
         split: which contents are asked about.
         report: takes a line of progress.
         bootstrap: makes the intervals.
+        stress: which stress tests are made, too; None is none.
 
     Returns:
         the content of `evaluation.json`.
@@ -65,13 +94,28 @@ def evaluate(
             **asdict(bootstrap),
             "most_resamples_after_logistic": FITTED_RESAMPLES,
         },
-        "pairs_asked": {"within contents": PAIRS, "across contents": PAIRS, "least label gap": LEAST_GAP},
+        "pairs_asked": {
+            "within contents": PAIRS,
+            "across contents": PAIRS,
+            "least label gap": LEAST_GAP,
+            "close scores": CLOSE_PAIRS,
+            "largest score gap of close scores": CLOSE_SCORES,
+        },
         "data_sets": {
-            name: _summary(one) | figures_of(one.answers, one.pairs, bootstrap) for name, one in found.items()
+            name: _summary(one)
+            | {"published": [asdict(figure) for figure in published_on((v.dataset for v in one.videos), split)]}
+            | figures_of(one, bootstrap)
+            for name, one in found.items()
         },
     }
     out.mkdir(parents=True, exist_ok=True)
     write_tables(found, out)
+    if stress is not None:
+        videos = [video for one in data_sets.values() for video in one]
+        sources = find_sources(videos, stress.folders, split, stress.sources)
+        stressed = ask(predictor, sources, stress.rows, report)
+        write_stress_table(stressed, out / "stress.parquet")
+        result["stress"] = stress_figures(stressed, bootstrap)
     return write_report(result, found, out)
 
 
@@ -82,6 +126,7 @@ def evaluate_models(
     split: str = "test",
     report: Callable[[str], None] = print,
     bootstrap: Bootstrap = BOOTSTRAP,
+    stress: StressSettings | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate several models, each into a folder of its own below `out`, and write a page that sets them side by side.
 
@@ -89,7 +134,7 @@ def evaluate_models(
     """
     folders = [f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name)}" for number, model in enumerate(models, 1)]
     results = [
-        evaluate(model, data, out / folder, split, report, bootstrap)
+        evaluate(model, data, out / folder, split, report, bootstrap, stress)
         for model, folder in zip(models, folders, strict=True)
     ]
     write_matrix(results, folders, out)
@@ -121,6 +166,6 @@ def _summary(found: DataSetAnswers) -> dict[str, Any]:
         "scored": len(found.answers),
         "failed": dict(failed.most_common()),
         "contents": len({one.video.content_id for one in found.answers}),
-        "compared_pairs": len(found.pairs),
+        "compared_pairs": len(found.pairs) + len(found.close) + len(found.own),
         "failed_pairs": found.failed_pairs,
     }

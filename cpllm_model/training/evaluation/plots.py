@@ -16,7 +16,8 @@ import numpy as np
 from cpllm_model.metrics import Estimate, fit_logistic
 from cpllm_model.scale import LEVELS, SCORE_MAX, SCORE_MIN
 from cpllm_model.training.evaluation.answers import Answer
-from cpllm_model.training.evaluation.metrics import TOLD_APART, codec_of, labels, rate_ladders, scores
+from cpllm_model.training.evaluation.columns import labels, scores
+from cpllm_model.training.evaluation.metrics import TOLD_APART, codec_of, rate_ladders
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +41,7 @@ def draw_plots(answers: Sequence[Answer], figures: dict[str, Any], out: Path, pr
         each file and what it shows, in words.
     """
     rated = [one for one in answers if one.video.mos is not None]
+    unrated = [one for one in answers if one.video.mos is None]
     drawn = []
     for section, name, words, draw in (
         ("score", "scores", "Each video's score against its label.", lambda: scores_plot(rated, figures["score"])),
@@ -47,6 +49,8 @@ def draw_plots(answers: Sequence[Answer], figures: dict[str, Any], out: Path, pr
          lambda: levels_plot(figures["levels"]["confusion"])),
         ("ladders", "ladders", "Scores along rate ladders, and the smallest rate step that they tell apart.",
          lambda: ladders_plot(rated, figures["ladders"])),
+        ("unrated_ladders", "unrated_ladders", "The same of videos without ratings.",
+         lambda: ladders_plot(unrated, figures["unrated_ladders"])),
         ("comparisons", "comparisons", "Direct comparisons: how often they are right, and whether they know it.",
          lambda: comparisons_plot(figures["comparisons"])),
         ("calibration", "calibration", "How far the stated uncertainty says how wrong a score is.",
@@ -97,12 +101,12 @@ def levels_plot(confusion: list[list[int]]) -> Figure:
     return figure
 
 
-def ladders_plot(rated: Sequence[Answer], figures: dict[str, Any]) -> Figure:
+def ladders_plot(answers: Sequence[Answer], figures: dict[str, Any]) -> Figure:
     """Scores along ladders, and the share of rungs in order by label gap."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = _figure(2)
-    ladders = rate_ladders(rated)
+    ladders = rate_ladders(answers)
     frequent = [codec for codec, _ in Counter(codec_of(rungs[0].video) for rungs in ladders).most_common()]
     colours = dict(zip(frequent, CODEC_COLOURS, strict=False))
     shown = ladders[:: max(1, -(-len(ladders) // LADDERS_SHOWN))]
@@ -126,7 +130,13 @@ def comparisons_plot(figures: dict[str, Any]) -> Figure:
     """Accuracy of comparisons by label gap, and by stated confidence."""
     figure, (left, right) = _figure(2)
     for (name, words), colour in zip(
-        (("same_content", "one content"), ("other_content", "different contents")), (BLUE, ORANGE), strict=True
+        (
+            ("same_content", "one content"),
+            ("other_content", "different contents"),
+            ("same_content_unrated", "one content, unrated"),
+        ),
+        (BLUE, ORANGE, GREEN),
+        strict=True,
     ):
         if name in figures:
             _draw_bins(left, figures[name]["by_label_gap"], colour, words)

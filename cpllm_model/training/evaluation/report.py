@@ -18,7 +18,7 @@ from typing import Any
 
 from cpllm_model.errors import VideoError
 from cpllm_model.metrics import Estimate
-from cpllm_model.training.evaluation.answers import Answer, DataSetAnswers
+from cpllm_model.training.evaluation.answers import CLOSE_SCORES, Answer, DataSetAnswers
 from cpllm_model.training.evaluation.plots import draw_plots
 
 WORST_SHOWN = 8
@@ -26,17 +26,29 @@ FAILURES_SHOWN = 20
 #: Section -> its heading and its figures: key, words.
 FIGURES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "score": ("Score", (
-        ("srcc", "SRCC"), ("krcc", "KRCC"), ("plcc", "PLCC, as they are"), ("plcc_fitted", "PLCC after the logistic"),
+        ("srcc", "SRCC"), ("krcc", "KRCC"), ("pairs_right", "all pairs in order"),
+        ("plcc", "PLCC, as they are"), ("plcc_fitted", "PLCC after the logistic"),
         ("rmse_fitted", "RMSE after the logistic (MOS)"), ("rmse", "RMSE, as they are (MOS)"),
         ("mae", "mean absolute error (MOS)"), ("bias", "mean of score less label (MOS)"),
     )),
-    "same_content_pairs": ("Versions of one content", (("right", "pairs that scores put in order"),)),
-    "ladders": ("Rate ladders", (
+    "same_content_pairs": ("Versions of one content, rated", (
+        ("right", "pairs that scores put in order"), ("srcc_within", "SRCC within a content, mean"),
+    )),
+    "unrated": ("Versions of one content, unrated", (
+        ("right", "pairs that scores put in order"), ("srcc_within", "SRCC within a content, mean"),
+    )),
+    "ladders": ("Rate ladders, rated", (
         ("monotone", "ladders fully in order"), ("steps_right", "adjacent rungs in order"),
         ("smallest_step", "smallest label gap told apart (MOS)"),
     )),
+    "unrated_ladders": ("Rate ladders, unrated", (
+        ("monotone", "ladders fully in order"), ("steps_right", "adjacent rungs in order"),
+        ("smallest_step", "smallest gap told apart (4 x share of quality)"),
+    )),
     "levels": ("Level", (("right", "the label's level"), ("within_one", "at most one level off"))),
     "calibration": ("Uncertainty", (
+        ("within_1_std", "labels within one stated deviation (should be 0.68)"),
+        ("within_2_std", "labels within two (should be 0.95)"),
         ("srcc_std_error", "SRCC of stated deviation and absolute error"),
         ("plcc_std_error", "PLCC of the same"),
     )),
@@ -50,14 +62,52 @@ FIGURES: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "text": ("Words against the other answers", (
         ("says_level", "says the score's level"), ("says_other_level", "says another level"),
         ("mentions_unnamed", "mentions a distortion not named"), ("omits_named", "omits a named distortion"),
-        ("contradicts", "any of the last three"),
+        ("says_other_scene", "says another scene word"), ("contradicts", "any of the last four"),
+    )),
+    "swaps": ("Tokens of another video put in", (
+        ("context_shift", "score moves by, context tokens (MOS)"),
+        ("pixel_shift", "score moves by, pixel tokens (MOS)"),
+        ("score_gap", "both videos' scores are apart by (MOS)"),
+    )),
+    "self_comparisons": ("Videos compared with themselves", (
+        ("order_gap", "gap between both orders, mean (0 is right)"), ("order_gap_median", "its median"),
+        ("order_gap_p90", "its 90th percentile"), ("order_gap_max", "its largest"),
+        ("first_bias", "leaning to the first (0: none)"),
     )),
 }  # fmt: skip
 COMPARISONS = (
     ("right", "right"), ("right_by_score", "the same pairs by score"), ("confidence", "mean stated confidence"),
-    ("order_gap", "gap between both orders"), ("first_bias", "leaning to the first (0: none)"),
+    ("order_gap", "gap between both orders, mean"), ("order_gap_median", "its median"),
+    ("order_gap_p90", "its 90th percentile"), ("order_gap_max", "its largest"),
+    ("first_bias", "leaning to the first (0: none)"),
 )  # fmt: skip
-COMPARED = {"same_content": "versions of one content", "other_content": "different contents"}
+COMPARED = {
+    "same_content": "versions of one content",
+    "other_content": "different contents",
+    "same_content_unrated": "unrated versions of one content",
+}
+#: Columns of the tables that have a row a part, a family and so on: key, words.
+PARTS = (
+    ("part", "part"), ("labels", "labels"), ("videos", "videos"), ("contents", "contents"), ("srcc", "SRCC"),
+    ("krcc", "KRCC"), ("plcc", "PLCC"), ("rmse", "RMSE"), ("pairs_right", "all pairs in order"),
+    ("same_content_right", "pairs of one content in order"), ("same_content_srcc_within", "SRCC within contents"),
+    ("within_1_std", "within one stated deviation"), ("within_2_std", "within two"),
+)  # fmt: skip
+FAMILIES = (
+    ("family", "distortion"), ("videos", "videos"), ("auc", "AUC"), ("recall", "recall"), ("precision", "precision"),
+)  # fmt: skip
+CODECS = (
+    ("codec", "codec"), ("ladders", "ladders"), ("monotone", "fully in order"),
+    ("steps_right", "adjacent rungs in order"),
+)  # fmt: skip
+CLOSE = (
+    ("labels", "labels"), ("pairs", "pairs"), ("contents", "contents"), ("right", "right by comparison"),
+    ("right_by_score", "right by score"), ("gain", "gain"),
+)  # fmt: skip
+SCENE = (
+    ("question", "question"), ("videos", "videos"), ("right", "right"), ("most_frequent", "always the same word"),
+)  # fmt: skip
+PUBLISHED = (("method", "method"), ("srcc", "SRCC"), ("plcc", "PLCC"), ("source", "source"))
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; overflow-wrap: anywhere; }
@@ -90,6 +140,8 @@ def write_report(result: dict[str, Any], found: Mapping[str, DataSetAnswers], ou
         prefix = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower())[:30].strip('_')}"
         plots = draw_plots(answers.answers, result["data_sets"][name], out, prefix)
         parts.append(_data_set(name, result["data_sets"][name], answers, plots))
+    if "stress" in written:
+        parts.append(_stress(written["stress"]))
     (out / "index.html").write_text(_page(f"Evaluation of {result['model_id']}", parts), encoding="utf-8")
     return written
 
@@ -119,7 +171,8 @@ def as_json(value: Any) -> Any:
 
 
 def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -> str:
-    """Give a row a model, a column a data set, each with SRCC and PLCC."""
+    """Give a row a model, a column a data set, each with SRCC and PLCC, and how many stress tests' bounds hold."""
+    stressed = any("stress" in result for result in results)
     names = list(dict.fromkeys(name for result in results for name in result["data_sets"]))
     rows = []
     for result, folder in zip(results, folders, strict=True):
@@ -128,6 +181,8 @@ def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -
         for name in names:
             score = as_json(result["data_sets"].get(name, {}).get("score"))
             cells.append(f"{_number(score['srcc'])}<br>{_number(score['plcc'])}" if score else "no labels")
+        if stressed:
+            cells.append(_bounds_held(result.get("stress", {})))
         rows.append(cells)
     first = results[0]
     note = (
@@ -135,7 +190,7 @@ def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -
         f"over contents, {first['bootstrap']['resamples']} bootstrap resamples; "
         "a share of exactly 0 or 1 has no width, as what never happened happens in no resample."
     )
-    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names)], rows)
+    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names), *["stress tests"] * stressed], rows)
 
 
 def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: Sequence[tuple[Path, str]]) -> str:
@@ -158,12 +213,73 @@ def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: 
     )
     return (
         f"<h2>{_text(name)}</h2><p>{counts}</p>{_failures(found)}"
-        f'<div class="groups">{"".join(groups)}</div><div class="plots">{images}</div>{_worst(found.answers)}'
+        f'<div class="groups">{"".join(groups)}</div>{_row_tables(figures)}'
+        f'<div class="plots">{images}</div>{_worst(found.answers)}'
     )
 
 
+def _stress(rows: Mapping[str, Any]) -> str:
+    """Give a line a figure of the stress tests, with its bound and whether it holds."""
+    cells = []
+    for name, row in rows.items():
+        failed = ", ".join(f"{count} {reason}" for reason, count in row["failed"].items())
+        about = f"{row['sources']} sources, {row['versions']} versions" + (f"; failed: {failed}" if failed else "")
+        for check in row["checks"] or [{"figure": "no source has all its answers"}]:
+            bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
+            words = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
+            cells.append([_text(name), _text(about), _text(check["figure"]), _number(check.get("value")), bound, words])
+    return (
+        f"<h2>Stress tests</h2><p>{_bounds_held(rows)}. "
+        "Versions of clean sources, each row by itself; figures are means over sources, with intervals over them.</p>"
+        + _table(["test", "made of", "figure", "value", "bound", ""], cells)
+    )
+
+
+def _bounds_held(rows: Mapping[str, Any]) -> str:
+    holds = [check["holds"] for row in rows.values() for check in row["checks"]]
+    return f"{sum(holds)} of {len(holds)} bounds hold"
+
+
+def _row_tables(figures: dict[str, Any]) -> str:
+    """Give the tables that set parts, methods, families and so on side by side."""
+    ladders = [
+        {"codec": f"{codec}{words}", **one}
+        for section, words in (("ladders", ""), ("unrated_ladders", ", unrated"))
+        for codec, one in figures.get(section, {}).get("by_codec", {}).items()
+    ]
+    others = figures.get("published", [])
+    ours = [{"method": "this model", "source": "this evaluation", **figures.get("score", {})}] if others else []
+    families = figures.get("distortions", {}).get("by_family", {})
+    return "".join(
+        f"<h3>{heading}</h3>{_row_table(rows, columns)}"
+        for heading, rows, columns in (
+            ("Parts", figures.get("parts", []), PARTS),
+            ("Published on the same split", [*ours, *others], PUBLISHED),
+            ("Distortions by family", [{"family": name, **one} for name, one in families.items()], FAMILIES),
+            ("Rate ladders by codec", ladders, CODECS),
+            (
+                f"Pairs of one content with scores at most {CLOSE_SCORES:g} apart",
+                [{"labels": name, **one} for name, one in figures.get("close_pairs", {}).items()],
+                CLOSE,
+            ),
+            ("Scene", [{"question": name, **one} for name, one in figures.get("scene", {}).items()], SCENE),
+        )
+        if rows
+    )
+
+
+def _row_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> str:
+    """Give a table with a row each, of the columns that some row has."""
+    columns = [(key, words) for key, words in columns if any(row.get(key) is not None for row in rows)]
+    return _table([words for _, words in columns], [[_cell(row.get(key)) for key, _ in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    return _text(value) if isinstance(value, (str, int)) else _number(value)
+
+
 def _figure_table(figures: dict[str, Any], entries: Sequence[tuple[str, str]]) -> str:
-    return _table([], [[words, _number(figures[key])] for key, words in entries], numbers=True)
+    return _table([], [[words, _number(figures[key])] for key, words in entries if key in figures], numbers=True)
 
 
 def _failures(found: DataSetAnswers) -> str:

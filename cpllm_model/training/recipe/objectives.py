@@ -68,9 +68,7 @@ class Collator:
         frozen: what frozen encoders saw of the clips.
     """
 
-    def __init__(
-        self, clips: Sequence[Clip], processor: CPLLMProcessor, frozen: FrozenViews = FrozenViews()
-    ) -> None:
+    def __init__(self, clips: Sequence[Clip], processor: CPLLMProcessor, frozen: FrozenViews = FrozenViews()) -> None:
         self.clips, self.processor, self.frozen = clips, processor, frozen
 
     def __call__(self, read: Sequence[tuple[Draw, dict[str, np.ndarray]]]) -> Batch:
@@ -82,9 +80,7 @@ class Collator:
         """
         draws = [draw for draw, _ in read]
         videos = [self.clips[draw.clip].video for draw in draws]
-        scenes = [
-            _scene(video, arrays["brightness_detail"]) for video, (_, arrays) in zip(videos, read, strict=True)
-        ]
+        scenes = [_scene(video, arrays["brightness_detail"]) for video, (_, arrays) in zip(videos, read, strict=True)]
         batch: Batch = {name: torch.from_numpy(np.stack([arrays[name] for _, arrays in read])) for name in read[0][1]}
         if self.frozen.context is not None:
             context = [self.frozen.context[draw.clip, list(draw.segments)] for draw in draws]

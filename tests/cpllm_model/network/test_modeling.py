@@ -142,7 +142,9 @@ def test_greedy_text_is_the_same_every_time(model, processor):
     texts = [model.write(processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, []) for _ in range(2)]
     assert texts[0] == texts[1] and 0 < len(texts[0]) <= model.config.max_description_tokens
     forbidden = [texts[0][0]]
-    assert texts[0][0] not in model.write(processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, forbidden)
+    assert texts[0][0] not in model.write(
+        processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, forbidden
+    )
 
 
 @pytest.mark.parametrize("size", ["base", "large"])

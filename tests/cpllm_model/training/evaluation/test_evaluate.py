@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,25 +15,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpllm_model.errors import CorruptVideoError, DataSetError
-from cpllm_model.metrics import Bootstrap, Estimate, auc
+from cpllm_model.metrics import Bootstrap, Estimate, auc, pair_accuracy
 from cpllm_model.predictor import Comparison, Description, Distortion, QualityPredictor, Rating
 from cpllm_model.scale import DISTORTIONS, level_of
 from cpllm_model.training.data.encode import write_video
-from cpllm_model.training.data.manifests import LabelledVideo, write_manifest
+from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, write_manifest
 from cpllm_model.training.data.scenes import render_scene
-from cpllm_model.training.evaluation import answers, evaluate
-from cpllm_model.training.evaluation.answers import LEAST_GAP, Answer, ComparedPair, DataSetAnswers, choose_pairs
+from cpllm_model.training.evaluation import answers as answers_module
+from cpllm_model.training.evaluation import evaluate
+from cpllm_model.training.evaluation.answers import (
+    LEAST_GAP,
+    Answer,
+    ComparedPair,
+    DataSetAnswers,
+    Swapped,
+    choose_pairs,
+)
+from cpllm_model.training.evaluation.comparisons import (
+    close_figures,
+    comparison_figures,
+    order_figures,
+    self_figures,
+    swap_figures,
+)
 from cpllm_model.training.evaluation.metrics import (
     calibration_figures,
-    comparison_figures,
-    distortion_figures,
     figures_of,
     ladder_figures,
     level_figures,
+    part_figures,
     same_content_figures,
     score_figures,
-    text_figures,
 )
+from cpllm_model.training.evaluation.naming import distortion_figures, scene_figures, text_figures
+from cpllm_model.training.evaluation.published import published_on
 from cpllm_model.training.evaluation.report import as_json, write_matrix, write_report
 
 QUICK = Bootstrap(resamples=60)
@@ -50,6 +66,10 @@ def made_up(
     text: str = "",
     rung: int | None = None,
     name: str = "v",
+    left: float | None = None,
+    subset: str | None = None,
+    scene: dict[str, str] | None = None,
+    said_of_scene: dict[str, str] | None = None,
 ) -> Answer:
     """Give an answer; distortions in `there` have severity 3, those in `named` are named."""
     video = LabelledVideo(
@@ -59,6 +79,9 @@ def made_up(
         split="test",
         file="none.mp4",
         mos=mos,
+        quality_left=left,
+        subset=subset,
+        scene=scene,
         severities=None if there is None else {family: 3.0 * (family in there) for family in DISTORTIONS},
         ladder=None if rung is None else "a ladder",
         ladder_rung=rung,
@@ -68,7 +91,7 @@ def made_up(
         Distortion(family, 3.0 * (family in named), 0.9 if family in named else 0.1, family in named)
         for family in DISTORTIONS
     )
-    rating = Rating(score, std, level_of(score), (0.2,) * 5, (0.0,), (score,))
+    rating = Rating(score, std, level_of(score), (0.2,) * 5, (0.0,), (score,), said_of_scene or {})
     return Answer(video, rating, Description(text, distortions))
 
 
@@ -78,6 +101,11 @@ def predicted(predict: Callable[..., np.ndarray]) -> list[Answer]:
     return [
         made_up(m, s, f"c{i // 4}") for i, (m, s) in enumerate(zip(mos.tolist(), predict(mos).tolist(), strict=True))
     ]
+
+
+def said(answers: list[Answer], **asked: Any) -> DataSetAnswers:
+    """Give answers as those of a whole data set."""
+    return DataSetAnswers([one.video for one in answers], list(answers), **{"pairs": [], "failed_pairs": 0, **asked})
 
 
 def compared(a: Answer, b: Answer, probability: float, bias: float = 0.0) -> ComparedPair:
@@ -159,11 +187,56 @@ def test_auc_is_the_share_of_pairs_in_order(value: list[int], there: list[bool],
     assert auc(v, t, c) == pytest.approx(expected, nan_ok=True)
 
 
+def test_rated_and_unrated_videos_are_never_mixed() -> None:
+    rated = [made_up(mos, mos, "a", left=0.2 * mos) for mos in (1.5, 2.5, 4.0)]
+    unrated = [made_up(None, score, "a", left=left) for score, left in ((4.0, 0.9), (3.0, 0.5), (3.5, 0.2))]
+    unrated += [made_up(None, 3.0, "b", left=0.505), made_up(None, 2.0, "b", left=0.5)]
+    found = figures_of(said(rated + unrated), QUICK)
+    assert found["score"]["videos"] == 3 and found["score"]["srcc"].value == pytest.approx(1)
+    assert found["same_content_pairs"]["pairs"] == 3 and found["same_content_pairs"]["right"].value == 1
+    # The two of "b" differ by 0.02 of the scale, less than LEAST_GAP.
+    assert (found["unrated"]["pairs"], found["unrated"]["contents"]) == (3, 1)
+    assert found["unrated"]["right"].value == pytest.approx(2 / 3)
+    assert found["unrated"]["srcc_within"].value == pytest.approx(0.5)
+    pairs = [frozenset(pair) for pair in choose_pairs([one.video for one in rated + unrated], 100, seed=0)]
+    assert {frozenset((a, b)) for a, b in ((0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5))} == set(pairs)
+
+
+def test_parts_are_reported_by_themselves() -> None:
+    mos = np.linspace(1.2, 4.8, 8).tolist()
+    answers = [made_up(m, m, f"{m}", subset="ss01", std=0.1) for m in mos]
+    answers += [made_up(m, 6 - m, f"{m}b", subset="ss02", std=0.1) for m in mos]
+    answers += [made_up(None, 1 + 4 * left, "clip-1.0", left=left) for left in (0.2, 0.6, 1.0)]
+    answers += [made_up(2.0, 2.1, "clip-2.0"), made_up(3.0, 3.4, "clip-2.0"), made_up(None, 3.0, "clip-2.0")]
+    rows = {(row["part"], row["labels"]): row for row in part_figures(answers, QUICK)}
+    assert set(rows) == {
+        ("subset ss01", "rated"), ("subset ss02", "rated"), ("source clip", "rated"), ("source clip", "unrated"),
+    }  # fmt: skip
+    first, second = rows["subset ss01", "rated"], rows["subset ss02", "rated"]
+    assert (first["videos"], first["srcc"].value, second["srcc"].value) == (8, pytest.approx(1), pytest.approx(-1))
+    assert (first["pairs_right"].value, second["pairs_right"].value) == pytest.approx((1, 0))
+    assert (first["within_1_std"].value, second["within_2_std"].value) == (1, 0)
+    clips = rows["source clip", "unrated"]
+    assert (clips["videos"], clips["same_content_pairs"], clips["same_content_right"].value) == (3, 3, 1)
+    assert "srcc" not in clips and rows["source clip", "rated"]["rmse"].value == pytest.approx(np.sqrt(0.085))
+
+
+@given(
+    score=st.lists(st.integers(0, 4), min_size=7, max_size=7), mos=st.lists(st.integers(0, 4), min_size=7, max_size=7)
+)
+@settings(max_examples=40, deadline=None)
+def test_pairs_in_order_are_those_that_are_counted(score: list[int], mos: list[int]) -> None:
+    rated = [made_up(1.0 + m, 1.0 + s, f"c{i}") for i, (s, m) in enumerate(zip(score, mos, strict=True))]
+    found = score_figures(rated, Bootstrap(resamples=1))["pairs_right"].value
+    assert found == pytest.approx(pair_accuracy(np.array(score, float), np.array(mos, float)), nan_ok=True)
+
+
 def test_coverage_and_error_by_stated_uncertainty() -> None:
     rated = [made_up(3, 3 + error, f"c{i}", std=std) for i, (error, std) in enumerate(
         [(0.1, 0.25), (-0.2, 0.25), (0.4, 0.25), (0.6, 0.5), (-1.2, 0.5)])]  # fmt: skip
     found = calibration_figures(rated, QUICK)
     assert [round(one.value, 2) for one in found["coverage"].values()] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert (found["within_1_std"].value, found["within_2_std"].value) == (0.4, 0.8)
     assert found["plcc_std_error"].value > 0.5
     assert [part["mean_std"] for part in found["by_std"]] == [0.25, 0.25, 0.25, 0.5, 0.5]
     assert found["by_std"][-1]["rmse"].value == pytest.approx(1.2)
@@ -189,6 +262,16 @@ def test_namings_counted_by_hand() -> None:
     assert np.isnan(found["by_family"]["banding"]["f1"].value)
 
 
+def test_a_severity_that_nobody_knows_is_in_no_figure() -> None:
+    known = [made_up(3, 3, "a", there=["blur"], named=["blur"]), made_up(3, 3, "b", there=[], named=[])]
+    unknown = made_up(3, 3, "c", there=[], named=["blur", "noise"])
+    severities = (unknown.video.severities or {}) | {"blur": float("nan")}
+    found = distortion_figures([*known, replace(unknown, video=replace(unknown.video, severities=severities))], QUICK)
+    assert found["by_family"]["blur"]["precision"].value == 1 and found["by_family"]["blur"]["auc"].value == 1
+    assert found["by_family"]["noise"]["precision"].value == 0
+    assert (found["exact"].value, found["micro_precision"].value) == (1, 0.5)
+
+
 def test_words_that_contradict_the_other_answers() -> None:
     answers = [
         made_up(None, 4, "a", named=["blur"], text="The quality is good. It shows slight blur."),
@@ -196,9 +279,17 @@ def test_words_that_contradict_the_other_answers() -> None:
         made_up(None, 4, "c", named=[], text="The quality is good. It shows slight blur."),
         made_up(None, 2, "d", named=[], text="This looks good."),
     ]
-    found = {name: getattr(one, "value", one) for name, one in text_figures(answers, QUICK).items()}
+    answers += [
+        made_up(
+            None, 4, c, text="The scene is dark, plain and still.", said_of_scene={"light": light, "kind": "screen"}
+        )
+        for c, light in (("e", "dark"), ("f", "bright"))
+    ] * 2
+    assert text_figures(answers[4:], QUICK)["says_other_scene"].value == 0.5
+    assert text_figures(answers[4:], QUICK)["contradicts"].value == 0.5
+    found = {name: getattr(one, "value", one) for name, one in text_figures(answers[:4], QUICK).items()}
     assert found == {"videos": 4, "says_level": 0.75, "says_other_level": 0.25, "mentions_unnamed": 0.25,
-                     "omits_named": 0.25, "contradicts": 0.75}  # fmt: skip
+                     "omits_named": 0.25, "says_other_scene": 0, "contradicts": 0.75}  # fmt: skip
 
 
 def test_ladders_and_the_smallest_step_told_apart() -> None:
@@ -236,6 +327,72 @@ def test_comparisons_by_gap_by_confidence_and_by_order() -> None:
     assert sum(part["pairs"] for part in found["by_confidence"]) == 4
 
 
+def test_close_pairs_earn_their_place_or_do_not() -> None:
+    pairs = []
+    for content in range(10):
+        better, worse = made_up(4, 3.0, f"c{content}"), made_up(3, 3.1, f"c{content}")
+        # The scores are always wrong; the comparison is right in seven contents of ten, and once undecided.
+        pairs.append(compared(better, worse, 0.9 if content < 7 else 0.5 if content == 7 else 0.2))
+        pairs.append(compared(worse, better, 0.1 if content < 7 else 0.5 if content == 7 else 0.8))
+    found = close_figures(pairs, QUICK)
+    assert (found["pairs"], found["contents"]) == (20, 10)
+    assert (found["right"].value, found["right_by_score"].value) == (0.75, 0.0)
+    assert found["gain"].value == 0.75 and 0.3 < found["gain"].low < found["gain"].high <= 1
+
+
+def test_close_pairs_are_of_one_content_close_in_score_and_apart_in_label() -> None:
+    answers = [
+        made_up(4, 3.0, "a"), made_up(3, 3.2, "a"), made_up(2, 3.6, "a"), made_up(3.96, 3.0, "a"), made_up(1, 3.0, "b"),
+        made_up(None, 3.0, "c", left=0.5), made_up(None, 3.1, "c", left=0.9), made_up(None, 3.1, "a", left=0.9),
+    ]  # fmt: skip
+    videos, score = [one.video for one in answers], {i: one.rating.score for i, one in enumerate(answers)}
+    chosen = answers_module.choose_close_pairs(videos, score, 100, 0)
+    assert {frozenset(pair) for pair in chosen} == {frozenset(pair) for pair in ((0, 1), (1, 3), (5, 6))}
+    assert len(answers_module.choose_close_pairs(videos, score, 2, 0)) == 2
+    del score[1]
+    assert [set(pair) for pair in answers_module.choose_close_pairs(videos, score, 100, 0)] == [{5, 6}]
+
+
+def test_order_bias_and_videos_compared_with_themselves() -> None:
+    one = [made_up(3, 3, f"c{i}") for i in range(11)]
+    found = order_figures([compared(a, a, 0.5, i / 40) for i, a in enumerate(one)], QUICK)
+    assert found["order_gap_median"].value == pytest.approx(0.25)
+    assert found["order_gap_p90"].value == pytest.approx(0.45) and found["order_gap_max"] == 0.5
+    assert found["first_bias"].value == pytest.approx(0.125)
+    assert self_figures([compared(a, a, 0.5) for a in one], QUICK)["order_gap"] == Estimate(0, 0, 0)
+
+
+def test_swapped_tokens_move_scores_by_what_they_carry() -> None:
+    own, other = made_up(3, 3.0, "a"), made_up(2, 1.0, "b")
+    found = swap_figures([Swapped(own, other, 2.9, 1.2), Swapped(other, own, 1.3, 2.8)], QUICK)
+    assert (found["context_shift"].value, found["pixel_shift"].value) == (pytest.approx(0.2), pytest.approx(1.8))
+    assert found["score_gap"].value == 2
+    without = swap_figures([Swapped(own, other, np.nan, 1.2)], QUICK)
+    assert np.isnan(without["context_shift"].value) and without["pixel_shift"].value == pytest.approx(1.8)
+    assert not swap_figures([], QUICK)
+
+
+def test_scene_words_that_are_known_and_were_asked() -> None:
+    known, other = {"light": "dark", "motion": "fast"}, {"light": "bright"}
+    answers = [
+        made_up(3, 3, "a", scene=known, said_of_scene={"light": "dark", "motion": "still"}),
+        made_up(3, 3, "b", scene=other, said_of_scene={"light": "dark", "motion": "still"}),
+        made_up(3, 3, "c", scene=known, said_of_scene={"light": "dark"}),
+        made_up(3, 3, "d", said_of_scene={"light": "dark"}),
+    ]
+    found = scene_figures(answers, QUICK)
+    assert set(found) == {"light", "motion"}
+    assert (found["light"]["videos"], found["light"]["right"].value) == (3, pytest.approx(2 / 3))
+    assert found["light"]["most_frequent"] == pytest.approx(2 / 3)
+    assert (found["motion"]["videos"], found["motion"]["right"].value) == (1, 0)
+
+
+def test_others_figures_stand_only_beside_the_same_split() -> None:
+    found = {one.method: one.srcc for one in published_on(["biq2021", "biq2021"], "test")}
+    assert found == {"NIQE": 0.27, "BRISQUE": 0.60, "Inception-ResNet-V2": 0.66, "NASNet-Large": 0.67}
+    assert not published_on(["biq2021"], "validation") and not published_on(["konvid-1k"], "test")
+
+
 def test_pairs_are_drawn_once_labelled_and_apart() -> None:
     mos = np.random.default_rng(0).uniform(1, 5, 300).round(1)
     videos = [one.video for one in (made_up(m, 3, f"c{i // 5}") for i, m in enumerate(mos.tolist()))]
@@ -251,12 +408,11 @@ def test_pairs_are_drawn_once_labelled_and_apart() -> None:
 
 
 def test_a_section_without_labels_is_left_out() -> None:
-    found = figures_of([made_up(None, 3, "a"), made_up(None, 4, "b")], [], QUICK)
-    assert set(found) == {"text"}
-    assert set(figures_of([made_up(3, 3, "a"), made_up(4, 4, "b")], [], QUICK)) == {
+    assert set(figures_of(said([made_up(None, 3, "a"), made_up(None, 4, "b")]), QUICK)) == {"text"}
+    assert set(figures_of(said([made_up(3, 3, "a"), made_up(4, 4, "b")]), QUICK)) == {
         "text", "score", "levels", "calibration",
     }  # fmt: skip
-    assert not figures_of([], [], QUICK)
+    assert not figures_of(said([]), QUICK)
 
 
 def test_hostile_names_and_single_answers_make_a_page(tmp_path: Path) -> None:
@@ -275,9 +431,7 @@ def test_hostile_names_and_single_answers_make_a_page(tmp_path: Path) -> None:
         "model_id": HOSTILE,
         "split": "test",
         "bootstrap": {"confidence": 0.95, "resamples": 60},
-        "data_sets": {
-            name: evaluate._summary(one) | figures_of(one.answers, one.pairs, QUICK) for name, one in sets.items()
-        },
+        "data_sets": {name: evaluate._summary(one) | figures_of(one, QUICK) for name, one in sets.items()},
     }
     written = write_report(result, sets, tmp_path)
     (tmp_path / "all").mkdir()
@@ -292,24 +446,29 @@ def test_hostile_names_and_single_answers_make_a_page(tmp_path: Path) -> None:
 def real_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, list[Path]]:
     """A corpus of two scenes' rate ladders and a broken file, and a rated set without severities, really evaluated."""
     folder = tmp_path_factory.mktemp("data")
-    videos, rated = [], []
+    videos, rated, unrated = [], [], []
     for seed in (100_002, 100_003):
         frames = render_scene(seed, 320, 240, 8)
         for rung, crf in enumerate((20, 32, 44)):
             clip = write_video(frames, folder / f"{seed}-{crf}.mp4", crf=crf)
             severities = dict.fromkeys(DISTORTIONS, 0.0) | {"compression": 2.0 * rung}
             recipe = json.dumps([{"kind": "x264", "severity": rung, "seed": 0}])
-            known = LabelledVideo(clip.stem, str(seed), "scenes", "test", clip.name, 4.8 - 1.2 * rung, severities=severities)
+            known = LabelledVideo(
+                clip.stem, str(seed), "scenes", "test", clip.name, 4.8 - 1.2 * rung, severities=severities
+            )
             videos.append(replace(known, recipe=recipe, ladder="x264", ladder_rung=rung))
             rated.append(LabelledVideo(clip.stem, clip.stem, HOSTILE, "test", clip.name, 4.5 - rung + seed % 2 / 4))
+            unrated.append(LabelledVideo(clip.stem, f"clip-{seed}.0", "biq2021", "test", clip.name,
+                                         quality_left=1 - 0.3 * rung, subset="ss01"))  # fmt: skip
     (folder / "broken.mp4").write_text("no video")
     videos.append(LabelledVideo("broken", "broken", "scenes", "test", "broken.mp4", 3.0))
     videos.append(LabelledVideo("gone", "gone", "scenes", "test", "gone.mp4", 3.0))
-    data = [write_manifest(videos, folder / "manifest.parquet").parent, write_manifest(rated, folder / "rated.parquet")]
+    data = [write_manifest(videos, folder / "manifest.parquet").parent]
+    data += [write_manifest(rated, folder / "rated.parquet"), write_manifest(unrated, folder / "unrated.parquet")]
     lines: list[str] = []
     out = tmp_path_factory.mktemp("evaluation") / "reports"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "PAIRS", 4)
+        patch.setattr(answers_module, "PAIRS", 4)
         patch.setattr(evaluate, "PAIRS", 4)
         results = evaluate.evaluate_models(["tiny"], data, out, report=lines.append, bootstrap=QUICK)
     assert "scenes: 8/8 videos" in lines
@@ -321,13 +480,17 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, list
 def test_every_video_is_a_row_and_failures_are_counted(real_run: tuple[dict, Path, list[Path]]) -> None:
     result, out, data = real_run
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
-    assert len(rows) == 8 + 6
+    assert len(rows) == 8 + 6 + 6
     failed = {row["video_id"]: row["error_type"] for row in rows if row["status"] == "failed"}
     assert failed == {"broken": "not_a_video", "gone": "source_read"}
     scenes = result["data_sets"]["scenes"]
     assert (scenes["videos"], scenes["scored"], scenes["contents"]) == (8, 6, 2)
     assert scenes["failed"] == {"not_a_video": 1, "source_read": 1}
-    assert scenes["compared_pairs"] + scenes["failed_pairs"] == 8
+    chosen = [
+        pair["chosen"] for pair in pq.read_table(out / "pairs.parquet").to_pylist() if pair["dataset"] == "scenes"
+    ]
+    assert chosen.count("sample") + scenes["failed_pairs"] == 8 and chosen.count("itself") == 6
+    assert scenes["compared_pairs"] == len(chosen)
     one = next(row for row in rows if row["status"] == "ok")
     rating = QualityPredictor.from_pretrained("tiny").score([data[0] / f"{one['video_id']}.mp4"])[0]
     assert isinstance(rating, Rating) and rating.score == pytest.approx(one["score"], abs=1e-6)
@@ -338,17 +501,39 @@ def test_the_report_holds_what_was_computed(real_run: tuple[dict, Path, list[Pat
     result, out, _ = real_run
     assert json.loads((out / "evaluation.json").read_text()) == result
     assert result["model_id"].startswith("tiny-") and result["bootstrap"]["resamples"] == QUICK.resamples
-    assert set(result["data_sets"]) == {"scenes", HOSTILE}
+    assert set(result["data_sets"]) == {"scenes", HOSTILE, "biq2021"}
+    unrated = result["data_sets"]["biq2021"]
+    assert {"unrated", "parts", "published", "swaps", "self_comparisons"} <= set(unrated) and "score" not in unrated
+    assert unrated["unrated"]["pairs"] == 6 and unrated["swaps"]["videos"] == 6
+    assert [(row["part"], row["labels"]) for row in unrated["parts"]] == [
+        ("source clip", "unrated"), ("subset ss01", "unrated"),
+    ]  # fmt: skip
     assert {"score", "same_content_pairs", "comparisons", "ladders", "distortions", "calibration", "text"} <= set(
         result["data_sets"]["scenes"]
     )
     assert not {"same_content_pairs", "ladders", "distortions"} & set(result["data_sets"][HOSTILE])
     assert result["data_sets"]["scenes"]["ladders"]["by_codec"]["x264"]["steps"] == 4
     page = (out / "index.html").read_text()
+    for heading in ("Published on the same split", "Parts", "Distortions by family", "Rate ladders by codec",
+                    "Tokens of another video put in", "Videos compared with themselves", "unrated"):  # fmt: skip
+        assert heading in page
     assert "<script" not in page and "not_a_video" in page and page.count("data:image/png") == len([*out.glob("*.png")])
     pairs = pq.read_table(out / "pairs.parquet").to_pylist()
-    assert {pair["dataset"] for pair in pairs} == {"scenes", HOSTILE}
+    assert {pair["dataset"] for pair in pairs} == {"scenes", HOSTILE, "biq2021"}
     assert all(abs(2 * abs(pair["first_bias"]) - pair["order_gap"]) < 1e-9 for pair in pairs)
+
+
+def test_a_manifest_from_before_a_column_is_read_and_one_without_a_split_is_refused(tmp_path: Path) -> None:
+    video = LabelledVideo("v", "c", "d", "test", "v.mp4", 3.0, subset="ss01")
+    path = write_manifest([video], tmp_path / "manifest.parquet")
+    assert read_manifest(path)[0].subset == "ss01"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["subset", "scene", "dialogue"]), path)
+    (again,) = read_manifest(path)
+    assert (again.mos, again.subset, again.scene, again.dialogue) == (3.0, None, None, ())
+    pq.write_table(table.drop_columns(["split"]), path)
+    with pytest.raises(DataSetError, match="is no manifest"):
+        read_manifest(path)
 
 
 def test_data_sets_of_one_name_are_kept_apart_and_missing_ones_refused(tmp_path: Path) -> None:
