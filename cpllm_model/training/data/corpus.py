@@ -29,7 +29,7 @@ from cpllm_model.training.data import encode
 from cpllm_model.training.data.contents import Content, find_contents
 from cpllm_model.training.data.degradation import degrade, lead_of, split, stride_of
 from cpllm_model.training.data.descriptions import SceneFacts, describe
-from cpllm_model.training.data.distortions import KINDS, Recipe, draw_recipes, mos_of
+from cpllm_model.training.data.distortions import KINDS, Recipe, Step, draw_recipes, mos_of
 from cpllm_model.training.data.filming import FRAMES, Film, film
 from cpllm_model.training.data.manifests import MANIFEST_NAME, LabelledVideo, read_manifest, write_manifest
 
@@ -141,10 +141,10 @@ def make_content(content: Content, out: Path, seed: int) -> int:
     source = _Source(content, int.from_bytes(digest[8:16], "big"), float(rng.choice(FRAME_RATES)))
     pristine = source.film()
     made = [
-        _make_clip(source, pristine, f"{content.content_id}.{index}", recipe, out, rng)
+        _make_clip(source, pristine, f"{content.content_id}.{index}", recipe, out)
         for index, recipe in enumerate(draw_recipes(rng, _usable_kinds(pristine.planes_TJW)))
     ]
-    videos = _never_better_when_worse([video for video in made if video])
+    videos = [_described(video, rng) for video in _never_better_when_worse([video for video in made if video])]
     write_manifest(videos, part)
     return len(videos)
 
@@ -177,9 +177,7 @@ def _usable_kinds(planes_TJW: np.ndarray) -> list[str]:
     ]  # fmt: skip
 
 
-def _make_clip(
-    source: _Source, pristine: Film, video_id: str, recipe: Recipe, out: Path, rng: np.random.Generator
-) -> LabelledVideo | None:
+def _make_clip(source: _Source, pristine: Film, video_id: str, recipe: Recipe, out: Path) -> LabelledVideo | None:
     """Make one clip; give None if the content shows nothing of its recipe, so that it would be one more original."""
     asked, content = recipe.steps, source.content
     stride, lead = stride_of(recipe, source.fps), lead_of(recipe)
@@ -220,13 +218,18 @@ def _make_clip(
         quality_left=quality_left,
         severities=severities,
         scene=scene,
-        description=describe(mos, severities, scene, rng, recipe.kinds()),
         recipe=recipe.to_json(),
         ladder=recipe.ladder,
         ladder_rung=recipe.rung,
         vmaf_mean=float(vmaf.mean()),
         vmaf_p5=float(np.percentile(vmaf, 5)),
     )
+
+
+def _described(video: LabelledVideo, rng: np.random.Generator) -> LabelledVideo:
+    """Write the description, when all that it says is settled."""
+    kinds = Recipe(tuple(Step(**step) for step in video.recipe_steps())).kinds()
+    return replace(video, description=describe(video.mos, video.severities or {}, video.scene or {}, rng, kinds))
 
 
 def _known(severities: dict[str, float], source_mos: float | None) -> dict[str, float]:

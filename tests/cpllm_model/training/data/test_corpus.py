@@ -152,7 +152,7 @@ def test_what_needs_other_moments_is_filmed_again(kind, tmp_path):
     source = corpora._Source(Content("scene", "2", "scene-2"), 5, 60.0)
     pristine = source.film()
     recipe = Recipe((Step(kind, 5, 2),))
-    made = corpora._make_clip(source, pristine, "v", recipe, tmp_path, np.random.default_rng(0))
+    made = corpora._make_clip(source, pristine, "v", recipe, tmp_path)
     assert made is not None and made.severities is not None and max(made.severities.values()) > 1
     assert encode.probe_own(tmp_path / "clips" / "v.mp4")[2] == filming.FRAMES
     assert made.quality_left is not None and made.quality_left < 0.9
