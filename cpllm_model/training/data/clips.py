@@ -2,7 +2,8 @@
 
 Every video is decoded in the sandbox, as at inference, into a cache of model inputs (uint8), its fragments a margin
 larger than the model's, so that each epoch cuts them elsewhere. A still picture is kept as one frame; some of its
-views pan over it in whole pixels, so that standing still comes to mean neither good nor bad. In: manifests. Out: batches of arrays with labels.
+views pan over it in whole pixels, so that standing still comes to mean neither good nor bad. In: manifests. Out:
+batches of arrays with labels.
 Which clips a batch has, and how each is cut, follows from the seed and the number of the batch alone: a resumed run
 sees what an uninterrupted one would.
 

@@ -62,8 +62,9 @@ def figures(videos: Sequence[LabelledVideo], scores: np.ndarray, probabilities: 
         scores, probabilities: as `predict` gives them.
 
     Returns:
-        SRCC and PLCC over the rated videos of each data set, the share of pairs of one content in the right order (labels more than
-        0.05 apart), and the mean over distortions of the AUC of their probabilities; what is not defined is NaN.
+        SRCC and PLCC over the rated videos of each data set, the share of pairs of one content in the right order
+        (labels more than 0.05 apart), and the mean over distortions of the AUC of their probabilities; what is not
+        defined is NaN.
     """
     if not videos:
         return {}

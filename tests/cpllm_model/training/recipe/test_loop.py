@@ -72,8 +72,9 @@ def configuration(manifest, cache_folder, out, **changes) -> TrainConfig:
         "workers": 0,
         "vision_weights": "random",
         "stages": [
-            {"name": "vision", "objective": "probe", "learns": ["context_encoder", "pixel_encoder"], "steps": 4, "contents": 2,
-             "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5, "save_every": 2},
+            {"name": "vision", "objective": "probe", "learns": ["context_encoder", "pixel_encoder"], "steps": 4,
+             "contents": 2, "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5,
+             "save_every": 2},
             {"name": "tasks", "learns": ["projectors", "decoder"], "steps": 4, "contents": 2,
              "versions": 2, "segments": [1, 2], "warmup_steps": 1, "save_every": 2},
         ],
