@@ -137,7 +137,7 @@ def workbook(path: Path, rows: list[list[str | float]], inline: bool = False) ->
                 cells += f'<c r="{letter}{number}" t="inlineStr"><is><t>{value}</t></is></c>'
             elif value:
                 cells += f'<c r="{letter}{number}" t="s"><v>{len(texts)}</v></c>'
-                texts.append(f"<si><r><t>{value[:2]}</t></r><r><t>{value[2:]}</t></r></si>")
+                texts.append(f"<si><r><t>{str(value)[:2]}</t></r><r><t>{str(value)[2:]}</t></r></si>")
         lines.append(f'<row r="{number}">{cells}</row>')
     with zipfile.ZipFile(path, "w") as book:
         book.writestr(

@@ -11,12 +11,12 @@ TIMES = np.arange(12.0)
 @pytest.mark.parametrize("seed", range(len(LAYOUTS)))
 @pytest.mark.parametrize("size", [(320, 180), (120, 160)])
 def test_a_screen_follows_from_its_seed(seed, size):
-    found, again = (render_screen(seed, *size, TIMES) for _ in range(2))
+    found, again = (render_screen(seed, size[0], size[1], TIMES) for _ in range(2))
     assert found.shape == (12, size[1], size[0], 3) and found.dtype == np.uint8
     assert np.array_equal(found, again)
-    assert not np.array_equal(found[0], render_screen(seed + len(LAYOUTS), *size, TIMES)[0])
+    assert not np.array_equal(found[0], render_screen(seed + len(LAYOUTS), size[0], size[1], TIMES)[0])
     assert np.abs(np.diff(found[0].astype(int), axis=1)).max() > 60  # hard edges
-    alone = render_screen(seed, *size, TIMES[7:8])
+    alone = render_screen(seed, size[0], size[1], TIMES[7:8])
     assert np.array_equal(alone[0], found[7])
 
 
