@@ -43,6 +43,7 @@ class Label:
         dialogue: questions and answers.
         in_validation: whether the data set's own validation split has it; None where there is none.
         content: name of what it is a version of, a reference picture; None where the file does not say.
+        subset: part of the data set that its authors report by itself; None where there is none.
     """
 
     where: str
@@ -52,6 +53,7 @@ class Label:
     dialogue: tuple[tuple[str, str], ...] = ()
     in_validation: bool | None = None
     content: str | None = None
+    subset: str | None = None
 
 
 def read_ratings(path: Path) -> list[Label]:

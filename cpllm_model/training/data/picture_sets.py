@@ -67,9 +67,9 @@ def _only(folder: Path, file: str) -> Path:
 
 
 def _biq2021(training: Path, test: Path) -> list[Label]:
-    """Image Name, MOS in 0-1; a file each for training and test."""
+    """Image Name, MOS in 0-1; a file each for training and test. Names begin with the subset, as in "ss03 (12).jpg"."""
     return [
-        replace(label, in_test=in_test)
+        replace(label, in_test=in_test, subset=(label.file or "").rpartition("/")[2].partition(" ")[0])
         for path, in_test in ((training, False), (test, True))
         for label in read_ratings(path)
     ]

@@ -196,6 +196,7 @@ def collect(
                 file=str(path),
                 mos=None if label.mos is None else dataset.rescale(label.mos),
                 dialogue=label.dialogue,
+                subset=label.subset,
             )
         )
     if not found.videos:
