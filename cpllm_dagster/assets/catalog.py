@@ -111,9 +111,11 @@ def split_listing(listing: Iterator[VideoObject], known: pa.Table) -> tuple[pa.T
         for row, (uri, etag, error_type) in enumerate(zip(*columns, strict=True))
         if error_type not in TRANSIENT_TYPES
     }
+    etag_of = dict(row_of.keys())
     kept, new = [], []
     for found in listing:
-        row = row_of.get((found.uri, found.etag))
+        # A listing that once lacks an ETag says nothing against the row there is.
+        row = row_of.get((found.uri, found.etag or etag_of.get(found.uri, "")))
         if row is None:
             new.append(found)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,17 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from cpllm_dagster.assets.catalog import catalog_row, split_listing
+from cpllm_dagster.assets.losses import confirmed_rows
 from cpllm_dagster.automation import PARTITION_SET
-from cpllm_dagster.catalog.listing import MATCHED, NO_ENDING, REPEATED
+from cpllm_dagster.catalog.listing import EXCLUDED, MATCHED, NO_ENDING, REPEATED, VideoListing
+from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.definitions import Settings, build_definitions
+from cpllm_dagster.lake.schemas import SCHEMAS, validate
 from cpllm_dagster.lake.tables import Lake
-from cpllm_model.errors import ConfigurationError, CPLLMError, ShrunkLibraryError
+from cpllm_dagster.resources import LARGEST_LOSS
+from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.errors import ConfigurationError, CPLLMError, NotAVideoError, ShrunkLibraryError, SourceReadError
 from tests.faults.s3_proxy import Exchange, S3Proxy, changed_body, refusal, s3_proxy
 
 if TYPE_CHECKING:
@@ -29,87 +35,88 @@ VIDEOS = 40
 PAGE = 7
 
 
-@dataclass(frozen=True)
+NAMES = [f"{number:02}.mp4" for number in range(VIDEOS)]
+
+
+@dataclass
+class Night:
+    """What one listing made of a catalogue."""
+
+    new: int
+    unlisted: int
+    removed: int
+    listing: VideoListing
+
+
+@dataclass
 class Films:
-    """A library of forty objects, and the asset that lists it."""
+    """A library of forty objects and its catalogue, in which no video is probed."""
 
     bucket: Bucket
     proxy: S3Proxy
-    settings: Settings
+    rows: pa.Table
+    address: str
+    exclude: tuple[str, ...] = EXCLUDED
 
-    @property
-    def lake(self) -> Lake:
-        return Lake(self.settings.lake_uri)
-
-    def put(self, name: str) -> None:
-        self.bucket.put(f"videos/films/{name}", name.encode())
+    def put(self, name: str, folder: str = "videos") -> None:
+        self.bucket.put(f"{folder}/films/{name}", f"{folder} {name}".encode())
 
     def remove(self, *names: str) -> None:
         for name in names:
             self.bucket.client.delete_object(Bucket=self.bucket.name, Key=f"videos/films/{name}")
 
-    def list(self, library: str = "films", **config: Any) -> dict[str, Any]:
-        """Materialize the catalogue; gives its metadata."""
-        job = build_definitions(self.settings).resolve_job_def("score_library")
-        with dg.DagsterInstance.ephemeral() as instance:
-            instance.add_dynamic_partitions(PARTITION_SET, [library])
-            result = job.execute_in_process(
-                partition_key=library,
-                instance=instance,
-                asset_selection=[dg.AssetKey("video_catalog")],
-                run_config={"ops": {"video_catalog": {"config": config}}},
-            )
-        (event,) = result.get_asset_materialization_events()
-        return {key: value.value for key, value in event.materialization.metadata.items()}
+    def list(self, largest_loss: float = LARGEST_LOSS) -> Night:
+        """List the library and put its catalogue in order, as the asset does."""
+        store = VideoStore(self.address, self.proxy.endpoint_url, self.exclude)
+        listing, before = store.objects("films"), self.rows
+        kept, new = split_listing(listing, before)
+        unlisted = confirmed_rows(
+            before, kept, new, listing.unread, store, library="films", largest_loss=largest_loss
+        )  # fmt: skip
+        made = [catalog_row(video, NotAVideoError(video.uri, "it is not probed here")) for video in new]
+        self.rows = pa.concat_tables([kept, unlisted, pa.Table.from_pylist(made, SCHEMAS["catalog"])])
+        validate("catalog", self.rows)
+        here = {*self.rows["uri"].to_pylist()}
+        return Night(len(new), len(unlisted), len({*before["uri"].to_pylist()} - here), listing)
 
     def names(self) -> set[str]:
         """The names of the videos in the catalogue."""
-        return {uri.rpartition("/")[2] for uri in self.table()["uri"].to_pylist()}
-
-    def table(self) -> pa.Table:
-        table = self.lake.read("catalog", "films")
-        assert table is not None
-        return table
-
-
-NAMES = [f"{number:02}.mp4" for number in range(VIDEOS)]
+        return {uri.rpartition("/")[2] for uri in self.rows["uri"].to_pylist()}
 
 
 @pytest.fixture
-def films(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Films]:
+def films(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Films]:
     monkeypatch.setattr("cpllm_dagster.catalog.objects.LISTING_PAGE", PAGE)
     with s3_proxy(bucket.endpoint_url) as proxy:
-        found = Films(
-            bucket, proxy, Settings(f"{bucket.uri}/videos", str(tmp_path / "lake"), "tiny", proxy.endpoint_url, "local")
-        )
+        found = Films(bucket, proxy, SCHEMAS["catalog"].empty_table(), f"{bucket.uri}/videos")
         for name in NAMES:
             found.put(name)
-        assert found.list()["new"] == VIDEOS
+        assert found.list().new == VIDEOS
         yield found
 
 
 def test_a_library_that_has_vanished_keeps_its_tables_until_a_person_allows_it(films: Films) -> None:
-    before = films.table()
+    before = films.rows
     films.remove(*NAMES)
     with pytest.raises(
         ShrunkLibraryError, match=r"'films': all 40 videos are no longer there.*--allow-shrinking.*retire"
     ):
         films.list()
-    assert films.table().equals(before)
-    assert films.list(allow_shrinking=True)["removed"] == VIDEOS
+    assert films.rows is before
+    assert films.list(largest_loss=1).removed == VIDEOS
     assert films.names() == set()
 
 
 def test_another_catalogue_address_empties_no_library(films: Films) -> None:
-    moved = replace(films, settings=replace(films.settings, catalog_uri=f"{films.bucket.uri}/other"))
+    films.address = f"{films.bucket.uri}/other"
     films.bucket.put("other/films/readme.txt", b"")
-    with pytest.raises(ShrunkLibraryError):
-        moved.list()
+    with pytest.raises(ShrunkLibraryError, match="all 40 videos"):
+        films.list()
     # Others in their place are as many, and still none of those that were there.
     for name in NAMES:
-        films.bucket.put(f"other/films/{name}", b"another " + name.encode())
+        films.put(name, "other")
     with pytest.raises(ShrunkLibraryError, match="40 of 40 videos"):
-        moved.list()
+        films.list()
     assert films.names() == set(NAMES)
 
 
@@ -117,21 +124,20 @@ def test_another_catalogue_address_empties_no_library(films: Films) -> None:
 def test_a_library_may_lose_less_than_a_share(films: Films, lost: int, allowed: bool) -> None:
     films.remove(*NAMES[:lost])
     if allowed:
-        assert films.list()["removed"] == lost
+        assert films.list().removed == lost
         assert films.names() == set(NAMES[lost:])
     else:
         with pytest.raises(ShrunkLibraryError, match="13 of 40 videos"):
             films.list()
         assert films.names() == set(NAMES)
-        assert replace(films, settings=replace(films.settings, largest_loss=0.4)).list()["removed"] == lost
+        assert films.list(largest_loss=0.4).removed == lost
 
 
 def test_a_small_library_may_lose_all_but_one(films: Films) -> None:
-    films.list(allow_shrinking=True)
     films.remove(*NAMES[11:])
-    films.list(allow_shrinking=True)
+    films.list(largest_loss=1)
     films.remove(*NAMES[1:11])
-    assert films.list()["removed"] == 10
+    assert films.list().removed == 10
     films.remove(NAMES[0])
     with pytest.raises(ShrunkLibraryError, match="all 1 videos"):
         films.list()
@@ -144,8 +150,8 @@ def test_renamed_videos_are_not_lost(films: Films) -> None:
             Bucket=films.bucket.name, Key=f"videos/films/new/{name}x.mp4", CopySource=source
         )
     films.remove(*NAMES)
-    shown = films.list()
-    assert (shown["new"], shown["removed"]) == (VIDEOS, VIDEOS)
+    night = films.list()
+    assert (night.new, night.removed) == (VIDEOS, VIDEOS)
     assert films.names() == {f"{name}x.mp4" for name in NAMES}
 
 
@@ -189,8 +195,8 @@ def ends_here(keep_truncated: bool) -> Any:
 def test_a_listing_that_forgets_objects_removes_no_row(films: Films) -> None:
     films.remove("30.mp4")
     films.proxy.inject(without("03.mp4", "20.mp4"), when=lambda exchange: exchange.is_listing)
-    shown = films.list()
-    assert (shown["unlisted"], shown["removed"]) == (2, 1)
+    night = films.list()
+    assert (night.unlisted, night.removed) == (2, 1)
     assert films.names() == {*NAMES} - {"30.mp4"}
 
 
@@ -201,8 +207,8 @@ def test_a_listing_that_ends_early_removes_no_row(films: Films) -> None:
     # One that says that it is whole is found out by asking for what it lacks: here the last five objects.
     films.proxy.heal()
     films.proxy.inject(ends_here(keep_truncated=False), when=is_page(4))
-    shown = films.list()
-    assert (shown["unlisted"], shown["removed"], shown["kept"]) == (5, 0, VIDEOS)
+    night = films.list()
+    assert (night.unlisted, night.removed) == (5, 0)
     films.proxy.heal()
     films.proxy.inject(ends_here(keep_truncated=False), when=is_page(0))
     with pytest.raises(ShrunkLibraryError, match="33 of 40"):
@@ -221,19 +227,19 @@ def test_a_listing_that_repeats_a_page_removes_no_row(films: Films) -> None:
         return entries.sub(lambda _: pages[-2], body) if len(pages) == 3 else body
 
     films.proxy.inject(changed_body(repeat), when=lambda e: e.is_listing and not e.query.get("delimiter"))
-    shown = films.list()
-    assert (shown["unlisted"], shown["removed"]) == (PAGE, 1)
-    assert {record.data["reason"] for record in shown["left_out_by_reason"]} == {REPEATED}
+    night = films.list()
+    assert (night.unlisted, night.removed) == (PAGE, 1)
+    assert night.listing.left_out == {REPEATED: PAGE}
     assert films.names() == {*NAMES[:-1]}
 
 
 @pytest.mark.parametrize("page", [0, 3])
 def test_a_listing_that_fails_removes_no_row(films: Films, page: int) -> None:
-    before = films.table()
+    before = films.rows
     films.proxy.inject(refusal(403, "AccessDenied"), when=is_page(page))
     with pytest.raises(CPLLMError, match="cannot be listed"):
-        films.list(allow_shrinking=True)
-    assert films.table().equals(before)
+        films.list(largest_loss=1)
+    assert films.rows is before
 
 
 @pytest.mark.parametrize("code", ["InternalError", "AccessDenied"])
@@ -242,7 +248,7 @@ def test_an_object_that_cannot_be_asked_for_is_not_gone(films: Films, code: str)
     status = 403 if code == "AccessDenied" else 500
     films.proxy.inject(refusal(status, code), when=lambda e: e.method == "HEAD" and e.path.endswith("05.mp4"))
     if status == 403:
-        assert films.list()["unlisted"] == 1
+        assert films.list().unlisted == 1
         assert films.names() == {*NAMES} - {"06.mp4"}
     else:
         with pytest.raises(CPLLMError, match="the listing failed after retries"):
@@ -251,14 +257,25 @@ def test_an_object_that_cannot_be_asked_for_is_not_gone(films: Films, code: str)
 
 
 def test_what_is_excluded_from_now_on_counts_as_a_loss(films: Films) -> None:
-    excluding = replace(films, settings=replace(films.settings, exclude=("0*",)))
-    shown = excluding.list()
-    assert (shown["removed"], shown["unlisted"]) == (10, 0)
-    (record,) = shown["left_out_by_reason"]
-    assert (record.data["reason"], record.data["objects"]) == (MATCHED, 10)
-    assert record.data["examples"].startswith("films/00.mp4, films/01.mp4")
+    films.exclude = ("0*",)
+    night = films.list()
+    assert (night.removed, night.unlisted) == (10, 0)
+    assert night.listing.left_out == {MATCHED: 10}
+    films.exclude = ("*",)
     with pytest.raises(ShrunkLibraryError, match="all 30 videos"):
-        replace(films, settings=replace(films.settings, exclude=("*",))).list()
+        films.list()
+
+
+def test_a_folder_that_cannot_be_looked_at_loses_no_row(films: Films) -> None:
+    films.put("locked/a.mp4")
+    films.list()
+    store = VideoStore(films.address, films.proxy.endpoint_url)
+    films.remove("locked/a.mp4", "00.mp4")
+    start = f"{films.address}/films/"
+    kept, new = split_listing(store.objects("films"), films.rows)
+    for unread, names in (([], []), ([f"{start}locked/"], ["locked/a.mp4"]), ([f"{start}00.mp4"], ["00.mp4"])):
+        staying = confirmed_rows(films.rows, kept, new, unread, store, library="films", largest_loss=LARGEST_LOSS)
+        assert staying["uri"].to_pylist() == [start + name for name in names]
 
 
 def test_bad_entries_stop_no_library(films: Films) -> None:
@@ -278,39 +295,57 @@ def test_bad_entries_stop_no_library(films: Films) -> None:
                 body = body.replace(entry[0], changed)
         return body
 
-    films.put("new.mp4")
     films.proxy.inject(changed_body(spoil), when=lambda exchange: exchange.is_listing)
-    shown = films.list()
-    assert films.names() == {*NAMES, "new.mp4"}
-    assert shown["removed"] == 0
-    rows = {row["uri"].rpartition("/")[2]: row for row in films.table().to_pylist()}
-    assert (rows["01.mp4"]["error_type"], rows["01.mp4"]["etag"]) == ("source_read", "")
-    assert "without an ETag" in rows["01.mp4"]["error_message"]
-    assert {rows[name]["error_type"] for name in ("00.mp4", "02.mp4", "new.mp4")} == {"not_a_video"}
-    # An unchanged video keeps its row, and with it the time of the first listing.
-    assert rows["03.mp4"]["last_modified"] and rows["04.mp4"]["last_modified"]
-    films.put("03.mp4 ")
-    films.lake.write("catalog", "films", [], run_id="r", model_id="")
-    films.list()
-    rows = {row["uri"].rpartition("/")[2]: row for row in films.table().to_pylist()}
+    night = films.list()
+    assert (night.new, night.unlisted, night.removed) == (0, 1, 0)
+    assert films.names() == set(NAMES)
+    films.rows = films.rows.slice(0, 0)
+    assert films.list().new == VIDEOS - 1
+    rows = {row["uri"].rpartition("/")[2]: row for row in films.rows.to_pylist()}
+    assert rows["01.mp4"]["etag"] == "" and rows["00.mp4"]["etag"]
     assert rows["03.mp4"]["last_modified"] is None and rows["04.mp4"]["last_modified"] is None
     assert rows["05.mp4"]["last_modified"] is not None
+    store = VideoStore(films.address, films.proxy.endpoint_url)
+    with (
+        pytest.raises(SourceReadError, match="without an ETag"),
+        store.open(rows["01.mp4"]["uri"], "", 1, DecodeLimits()),
+    ):
+        pass
 
 
-def test_what_is_left_out_stands_in_the_metadata(films: Films) -> None:
-    for name in ("readme.txt", "a b.doc", "@eaDir/00.mp4/thumb.mp4", "._00.mp4"):
+def test_the_asset_keeps_its_table_says_what_it_leaves_out_and_names_what_there_is(
+    films: Films, tmp_path: Path
+) -> None:
+    for name in ("readme.txt", "a b.doc", "@eaDir/00.mp4/thumb.mp4", "._00.mp4", "trailing.mp4 ", "a.y4m", "b.obu"):
         films.put(name)
-    for name in ("trailing.mp4 ", "a.y4m", "b.dv", "c.h264", "d.hevc", "e.obu"):
-        films.put(name)
-    shown = films.list()
-    assert (shown["new"], shown["left_out"]) == (6, 4)
+    settings = Settings(films.address, str(tmp_path / "lake"), "tiny", films.proxy.endpoint_url, "local")
+    job = build_definitions(settings).resolve_job_def("score_library")
+    lake = Lake(settings.lake_uri)
+
+    def run(library: str = "films", **config: Any) -> dict[str, Any]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            instance.add_dynamic_partitions(PARTITION_SET, [library])
+            result = job.execute_in_process(
+                partition_key=library,
+                instance=instance,
+                asset_selection=[dg.AssetKey("video_catalog")],
+                run_config={"ops": {"video_catalog": {"config": config}}},
+            )
+        (event,) = result.get_asset_materialization_events()
+        return {key: value.value for key, value in event.materialization.metadata.items()}
+
+    with pytest.raises(ConfigurationError, match=r"no library 'flims' \(did you mean 'films'\?\); there are 'films'"):
+        run("flims")
+    assert lake.libraries() == []
+    shown = run()
+    assert (shown["new"], shown["left_out"]) == (VIDEOS + 3, 4)
     found = {record.data["reason"]: record.data for record in shown["left_out_by_reason"]}
     assert found[NO_ENDING]["examples"] == "films/a b.doc, films/readme.txt"
     assert found[MATCHED]["examples"] == "films/._00.mp4, films/@eaDir/00.mp4/thumb.mp4"
     assert shown["left_out_sentence"].startswith("4 objects are left out: ")
-
-
-def test_a_library_that_is_not_there_is_a_sentence_that_names_those_that_are(films: Films) -> None:
-    with pytest.raises(ConfigurationError, match=r"no library 'flims' \(did you mean 'films'\?\); there are 'films'"):
-        films.list("flims")
-    assert films.lake.libraries() == ["films"]
+    before = lake.read("catalog", "films")
+    films.remove(*NAMES)
+    with pytest.raises(ShrunkLibraryError, match="40 of 43 videos"):
+        run()
+    assert lake.read("catalog", "films") == before
+    assert run(allow_shrinking=True)["removed"] == VIDEOS
