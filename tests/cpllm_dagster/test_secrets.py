@@ -169,5 +169,5 @@ def test_a_run_leaves_no_secret_in_tables_records_and_logs(proxy: S3Proxy, bucke
 
     proxy.inject(refusal(403, "SignatureDoesNotMatch", ECHO), when=lambda exchange: exchange.is_listing)
     said = run(proxy, bucket, tmp_path, str(tmp_path / "lake"))
-    assert said.startswith("1\n") and "cannot be listed: SignatureDoesNotMatch" in said
+    assert said.startswith("2\n") and "cannot be listed: SignatureDoesNotMatch" in said
     assert_no_secret(tmp_path, said, proxy)
