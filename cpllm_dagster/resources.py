@@ -19,6 +19,7 @@ import dagster as dg
 from dagster_ray import LocalRay
 from pydantic import Field, PrivateAttr
 
+from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.models.promotion import BUNDLED, find_model
@@ -26,12 +27,21 @@ from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
 
+#: Of a library's videos at most this share may be gone from one run to the next, unless a person allows it.
+LARGEST_LOSS = 0.3
+
 
 class Catalog(dg.ConfigurableResource):
     """The storage whose first level are the content libraries."""
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    exclude: list[str] = Field(
+        default=list(EXCLUDED), description="Patterns of names of files and folders that are left out."
+    )
+    largest_loss: float = Field(
+        default=LARGEST_LOSS, ge=0, le=1, description="Largest share of a library's videos that may be gone at once."
+    )
 
     def open(self) -> VideoStore:
         """Open the storage.
@@ -39,7 +49,7 @@ class Catalog(dg.ConfigurableResource):
         Raises:
             ConfigurationError: the address is none that can be read.
         """
-        return VideoStore(self.uri, self.s3_endpoint_url)
+        return VideoStore(self.uri, self.s3_endpoint_url, tuple(self.exclude))
 
 
 class TableLake(dg.ConfigurableResource):

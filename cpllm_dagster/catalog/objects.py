@@ -4,17 +4,16 @@ In: `s3://bucket/prefix` or a folder. Out: names of libraries, their videos as V
 video's bytes as a seekable file: small objects downloaded to an anonymous temporary file, large ones read by
 ranges, always those of the listed ETag. Knows nothing of what a video holds.
 
-Names are data. A library's name may hold any character; its `partition_key` is percent-quoted.
+Videos that lie loose, in no library, are one of the address's last name. Names are data: a library's name may hold
+any character; its `partition_key` is percent-quoted.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import stat
+import difflib
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,6 +27,8 @@ from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
+from cpllm_dagster.catalog.folder import Folder
+from cpllm_dagster.catalog.listing import EXCLUDED, LeftOut, NameRule, VideoListing, VideoObject
 from cpllm_dagster.catalog.s3_object import (
     RangedFile,
     S3Object,
@@ -37,20 +38,14 @@ from cpllm_dagster.catalog.s3_object import (
     listing_error,
     without_secrets,
 )
-from cpllm_model.decoding.samples import DecodeLimits, has_video_name
-from cpllm_model.errors import (
-    ConfigurationError,
-    LimitExceededError,
-    ObjectChangedError,
-    ObjectMissingError,
-    SourceReadError,
-)
-
-log = logging.getLogger(__name__)
+from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.errors import ConfigurationError, LimitExceededError, SourceReadError
 
 #: Objects up to this size are downloaded whole; larger ones are read by ranges.
 DOWNLOAD_BYTES = 100_000_000
 LISTING_PAGE = 1000
+#: Libraries that a sentence names, where there are more.
+NAMES_SHOWN = 10
 
 
 def partition_key(library: str) -> str:
@@ -64,38 +59,36 @@ def library_name(partition_key: str) -> str:
     return unquote(partition_key)
 
 
-@dataclass(frozen=True)
-class VideoObject:
-    """One listed video; `uri` holds the raw key on S3, and is file:// with a quoted path otherwise."""
+def no_library(name: str, there: Collection[str]) -> ConfigurationError:
+    """Give the error for a library that is not there: a sentence that names those that are."""
+    if not there:
+        return ConfigurationError(f"there is no library {name!r}, and no other one")
+    near = difflib.get_close_matches(name, there, 1)
+    shown = ", ".join(map(repr, sorted(there)[:NAMES_SHOWN]))
+    more = f" and {len(there) - NAMES_SHOWN} more" if len(there) > NAMES_SHOWN else ""
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    return ConfigurationError(f"there is no library {name!r}{meant}; there are {shown}{more}")
 
-    uri: str
-    etag: str
-    size_bytes: int
-    last_modified: datetime
 
-
-class VideoListing(Iterator[VideoObject]):
-    """The videos of a library as they are listed; `skipped` counts the others so far, told by their names."""
-
-    def __init__(self, objects: Iterator[VideoObject]) -> None:
-        self._objects = objects
-        self.skipped = 0
-
-    def __next__(self) -> VideoObject:
-        for found in self._objects:
-            if has_video_name(found.uri):
-                return found
-            self.skipped += 1
-        raise StopIteration
+def lies_inside(inner: str, outer: str) -> bool:
+    """Tell whether one address, of S3 or of a folder, is that of another or lies below it."""
+    if inner.startswith("s3://") or outer.startswith("s3://"):
+        return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
+    paths = [
+        Path(url2pathname(uri.removeprefix("file://")) if uri.startswith("file://") else uri) for uri in (inner, outer)
+    ]
+    inside, around = (path.expanduser().resolve() for path in paths)
+    return inside.is_relative_to(around)
 
 
 @dataclass(frozen=True)
 class VideoStore:
-    """The libraries under one address; it pickles as its two strings, and connects where it is first used.
+    """The libraries under one address; it pickles as its settings, and connects where it is first used.
 
     Args:
         uri: `s3://bucket[/prefix]`, or a folder as a path or a file:// URI.
         endpoint_url: an S3 endpoint other than AWS's own; credentials come by boto3's usual chain.
+        exclude: patterns of names that are left out, files and folders.
 
     Raises:
         ConfigurationError: the address is neither.
@@ -103,6 +96,7 @@ class VideoStore:
 
     uri: str
     endpoint_url: str | None = None
+    exclude: tuple[str, ...] = EXCLUDED
 
     def __post_init__(self) -> None:
         scheme, separator, rest = self.uri.partition("://")
@@ -113,22 +107,23 @@ class VideoStore:
             raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VideoStore, (self.uri, self.endpoint_url)
+        return VideoStore, (self.uri, self.endpoint_url, self.exclude)
 
     @cached_property
-    def _place(self) -> _S3Prefix | _Folder:
+    def _place(self) -> _S3Prefix | Folder:
+        names = NameRule(self.exclude)
         if self.uri.startswith("s3://"):
-            return _S3Prefix(self.uri, self.endpoint_url)
-        return _Folder(self.uri)
+            return _S3Prefix(self.uri, self.endpoint_url, names)
+        return Folder(self.uri, names)
 
     def libraries(self) -> list[str]:
-        """Names of the first level, sorted.
+        """Names of the first level, and of the library of videos that lie loose there, sorted.
 
         Raises:
             ConfigurationError: the folder or bucket is not there, or credentials or endpoint are wrong.
             SourceReadError: the storage does not answer, after retries.
         """
-        return sorted(self._place.libraries())
+        return sorted(set(self._place.libraries()))
 
     def objects(self, library: str) -> VideoListing:
         """List the videos of a library, page by page; a library that is not there is empty.
@@ -139,6 +134,14 @@ class VideoStore:
         if not library or "/" in library:
             raise ConfigurationError(f"{library!r} cannot be the name of a library")
         return VideoListing(self._place.objects(library))
+
+    def still_there(self, uri: str) -> bool:
+        """Tell of a video that a listing did not name whether it is gone: the storage is asked for that one.
+
+        Raises:
+            ConfigurationError, SourceReadError: as `libraries`.
+        """
+        return self._place.still_there(uri)
 
     @contextmanager
     def open(
@@ -163,83 +166,15 @@ class VideoStore:
             yield file
 
 
-class _Folder:
-    """A local folder; links to folders are not followed, and nothing outside it is listed or opened."""
-
-    def __init__(self, uri: str) -> None:
-        path = url2pathname(uri.removeprefix("file://")) if uri.startswith("file://") else uri
-        self.root = Path(path).resolve()
-        if not self.root.is_dir():
-            raise ConfigurationError(f"{uri!r} is not a folder")
-
-    def libraries(self) -> Iterator[str]:
-        for entry in os.scandir(self.root):
-            if entry.is_dir() and self._holds(entry.path):
-                if _is_utf8(entry.name):
-                    yield entry.name
-                else:
-                    log.warning("left out a folder whose name is not UTF-8: %r", entry.path)
-
-    def objects(self, library: str) -> Iterator[VideoObject]:
-        top = self.root / library
-        if library in (".", "..") or not self._holds(top) or not top.exists():
-            return
-        for folder, folders, names in os.walk(top, onerror=_unreadable):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                if not self._holds(path):
-                    log.warning("left out a link that leads out of %r: %r", str(self.root), str(path))
-                    continue
-                try:
-                    info = path.stat()
-                except FileNotFoundError:
-                    continue
-                if etag := _file_etag(info):
-                    modified = datetime.fromtimestamp(info.st_mtime, UTC)
-                    yield VideoObject(path.as_uri(), etag, info.st_size, modified)
-
-    @contextmanager
-    def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
-        path = url2pathname(uri.removeprefix("file://"))
-        if not uri.startswith("file://") or not self._holds(path):
-            raise ConfigurationError(f"{uri!r} does not lie under {str(self.root)!r}")
-        try:
-            # A pipe put in a file's place would wait for its writer.
-            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-        except FileNotFoundError:
-            raise ObjectMissingError(uri, "the file was listed and is gone") from None
-        except OSError as error:
-            raise SourceReadError(uri, f"the file cannot be opened: {error.strerror}") from error
-        with file:
-            if _file_etag(os.fstat(file.fileno())) != etag:
-                raise ObjectChangedError(uri, "the file changed since it was listed")
-            yield file
-
-    def _holds(self, path: str | Path) -> bool:
-        return Path(path).resolve().is_relative_to(self.root)
-
-
-def _unreadable(error: OSError) -> None:
-    raise SourceReadError(str(error.filename), f"the folder cannot be read: {error.strerror}") from error
-
-
-def _is_utf8(name: str) -> bool:
-    return os.fsencode(name).decode(errors="replace") == name
-
-
-def _file_etag(info: os.stat_result) -> str:
-    """What stands for a file's ETag: size and time in hexadecimal; "" if it is no regular file."""
-    return f"{info.st_size:x}-{info.st_mtime_ns:x}" if stat.S_ISREG(info.st_mode) else ""
-
-
 class _S3Prefix:
     """A prefix of a bucket; one client a process, safe in threads."""
 
-    def __init__(self, uri: str, endpoint_url: str | None) -> None:
+    def __init__(self, uri: str, endpoint_url: str | None, names: NameRule) -> None:
         self.address = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = prefix and prefix.rstrip("/") + "/"
+        self.loose = prefix.rstrip("/").rpartition("/")[2] or self.bucket
+        self._names = names
         try:
             core = botocore.session.get_session()
             # Its own parser takes two thirds of the time of a long listing.
@@ -250,34 +185,59 @@ class _S3Prefix:
             raise listing_error(uri, error) from error
 
     def libraries(self) -> Iterator[str]:
-        unnamed = 0
         for page in self._pages(Prefix=self.prefix, Delimiter="/"):
-            unnamed += sum(not found["Key"].endswith("/") for found in page.get("Contents", ()))
+            if any(isinstance(self._entry(found), VideoObject) for found in page.get("Contents", ())):
+                yield self.loose
             for found in page.get("CommonPrefixes", ()):
                 name = found["Prefix"][len(self.prefix) : -1]
-                if name:
+                if not name:  # keys with two slashes lie in a folder without a name
+                    yield self.loose
+                elif not self._names.excludes(name):
                     yield name
-                else:
-                    unnamed += 1
-        if unnamed:
-            log.warning("%s: %d objects lie in no library and are left out", self.address, unnamed)
 
-    def objects(self, library: str) -> Iterator[VideoObject]:
-        for page in self._pages(Prefix=f"{self.prefix}{library}/"):
-            for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):  # a folder's marker
-                    yield VideoObject(
-                        uri=f"s3://{self.bucket}/{found['Key']}",
-                        etag=found["ETag"].strip('"'),
-                        size_bytes=found["Size"],
-                        last_modified=found["LastModified"],
-                    )
+    def objects(self, library: str) -> Iterator[VideoObject | LeftOut]:
+        queries = [{"Prefix": f"{self.prefix}{library}/"}]
+        if library == self.loose:
+            queries += [{"Prefix": self.prefix, "Delimiter": "/"}, {"Prefix": f"{self.prefix}/"}]
+        for query in queries:
+            for page in self._pages(**query):
+                for found in page.get("Contents", ()):
+                    if not found.get("Key", "").endswith("/") or found.get("Size"):  # a folder's marker
+                        yield self._entry(found)
+
+    def still_there(self, uri: str) -> bool:
+        start = f"s3://{self.bucket}/"
+        key = uri.removeprefix(start)
+        inside = uri.startswith(start + self.prefix)
+        if not inside or self._names.objection(key[len(self.prefix) :]) is not None:
+            return False
+        try:
+            self.client.head_object(Bucket=self.bucket, Key=key)
+        except (BotoCoreError, ClientError) as error:
+            code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None
+            if code in ("404", "NoSuchKey", "NotFound"):
+                return False
+            if code not in ("403", "AccessDenied"):  # one that may not be read may be there
+                raise listing_error(self.address, error) from None
+        return True
+
+    def _entry(self, found: dict[str, Any]) -> VideoObject | LeftOut:
+        """Give one entry of a listing; look-alikes of S3 leave facts out."""
+        name = found.get("Key", "")[len(self.prefix) :]
+        if objection := self._names.objection(name):
+            return LeftOut(name, objection)
+        uri = f"s3://{self.bucket}/{found['Key']}"
+        if "Size" not in found:
+            return LeftOut(name, "listed without its size", uri)
+        return VideoObject(uri, found.get("ETag", "").strip('"'), found["Size"], found.get("LastModified"))
 
     @contextmanager
     def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
         start = f"s3://{self.bucket}/"
         if not uri.startswith(start + self.prefix):
             raise ConfigurationError(f"{uri!r} does not lie under {self.address!r}")
+        if not etag:
+            raise SourceReadError(uri, "the storage lists it without an ETag, by which a changed object is told")
         source = S3Object(self.client, self.bucket, uri.removeprefix(start), etag, size_bytes)
         if size_bytes > DOWNLOAD_BYTES or not whole:
             yield cast(BinaryIO, RangedFile(source))
@@ -289,17 +249,24 @@ class _S3Prefix:
         pages = self.client.get_paginator("list_objects_v2")
         size = {"PageSize": LISTING_PAGE}
         try:
-            yield from pages.paginate(Bucket=self.bucket, PaginationConfig=size, **query)
+            for page in pages.paginate(Bucket=self.bucket, PaginationConfig=size, **query):
+                yield page
+                if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                    raise SourceReadError(
+                        self.address, "the listing ends early: the storage does not say how it goes on"
+                    )
         except (BotoCoreError, ClientError) as error:
             raise listing_error(self.address, error) from None  # its text is the storage's own
 
 
-def _moment(text: str) -> datetime:
-    """Read a time: S3 lists ISO 8601; headers have other forms."""
+def _moment(text: str) -> datetime | None:
+    """Read a time: S3 lists ISO 8601; headers have other forms. None if no calendar has it."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except (TypeError, ValueError):
-        return parse_timestamp(text)
+    except (TypeError, ValueError, OverflowError):
+        with suppress(ValueError, OverflowError):
+            return parse_timestamp(text)
+    return None
 
 
 def _downloaded(source: S3Object) -> BinaryIO:
