@@ -20,7 +20,7 @@ from cpllm_model.decoding.frames import IndexedReader, Sampler, SequentialReader
 from cpllm_model.decoding.pixels import displayed_size, orientation
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
-from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure, scan_packets
+from cpllm_model.decoding.timeline import Route, Scan, Unreachable, corrected, index_route, measure, scan_packets
 from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
 
 __all__ = [
@@ -42,7 +42,8 @@ _CORRECTIONS = 6
 def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> VideoInfo:
     """Read what a container says and decode one frame.
 
-    Only where the container gives no duration or no believable frame rate are all packets read.
+    All packets are read only where the container gives no duration or no believable frame rate, or neither an
+    index nor the clock at some places of the file bears out the duration.
 
     Args:
         file: seekable, opened for reading bytes.
@@ -54,13 +55,17 @@ def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> Vide
     """
     with _source(file, name, limits) as source:
         with source.opened() as video:
-            known = video.likely_duration_s() is not None and video.declared_fps() is not None
-            measured = (None, None) if known else measure(video)
-            if measured:
-                return _info(video, _first_frame(video), *measured)
-            scan = scan_packets(video)
+            frame = _first_frame(video)
+            try:
+                duration_s, frames = measure(video)
+            except Unreachable:
+                pass
+            else:
+                if frames is not None or video.declared_fps() is not None:
+                    return _info(video, frame, duration_s, frames)
         with source.opened() as video:
-            return _info(video, _first_frame(video), scan.duration_s(), len(scan.numbers))
+            scan = scan_packets(video)
+            return _info(video, frame, scan.duration_s(), len(scan.numbers))
 
 
 def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: DecodeLimits | None = None) -> VideoSamples:
@@ -82,10 +87,13 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
             reasons = [str(reason)]
         with source.opened() as video:
             scan = scan_packets(video)
+        scan.check(source)
+        if scan.is_gradual:
+            scan.first_pts = _first_pts(source)
         for route in (
             lambda: scan.time_route(name, settings),
             lambda: scan.number_route(name, settings),
-            lambda: scan.count_route(_count_frames(source), source, settings),
+            lambda: scan.count_route(*_count_frames(source, scan), source, settings),
         ):
             try:
                 return _read_through(source, settings, route())
@@ -110,9 +118,20 @@ def _by_index(source: VideoSource, settings: SamplingSettings) -> VideoSamples:
         return _samples(video, sight, route, plan, "keyframe+decode" if plan.decodes_on else "keyframe")
 
 
-def _count_frames(source: VideoSource) -> int:
+def _first_pts(source: VideoSource) -> int | None:
     with source.opened() as video:
-        return sum(1 for _ in _frames(video))
+        return next((frame.pts for frame in _frames(video)), None)
+
+
+def _count_frames(source: VideoSource, scan: Scan) -> tuple[int, int]:
+    """Decode all frames; how many there are, and how many packets before the first do not decode."""
+    frames = 0
+    with source.opened() as video:
+        for frame in _frames(video):
+            if not frames and frame.pts is not None:
+                scan.first_pts = frame.pts
+            frames += 1
+    return frames, scan.skipped_frames()
 
 
 def _read_through(source: VideoSource, settings: SamplingSettings, route: Route) -> VideoSamples:
@@ -128,7 +147,10 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
     return VideoSamples(
         info=_info(video, sight.first_frame, route.duration_s, route.frames),
         plan=plan_name,
-        damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets) + video.source.missing_frames,
+        damaged_frames=len(sight.damaged_ticks)
+        + len(video.source.lost_packets)
+        + video.source.missing_frames
+        + route.skipped_frames,
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
         context_NMCHW=sight.context_NMCHW(),
@@ -136,12 +158,11 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
     )
 
 
-def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, frames: int | None = None) -> VideoInfo:
-    """Describe a video by its container and a frame, and where it is silent, by what was measured."""
+def _info(video: OpenVideo, frame: VideoFrame, measured_s: float, frames: int | None) -> VideoInfo:
+    """Describe a video by its container and a frame, and where it is silent or wrong, by what was measured."""
     height_px, width_px = displayed_size(frame)
     context = video.stream.codec_context
-    duration_s, fps = video.likely_duration_s() or measured_s, video.declared_fps()
-    assert duration_s is not None
+    duration_s, fps, is_paired = video.duration_s(measured_s), video.declared_fps(), video.source.paired_fps is not None
     return VideoInfo(
         duration_s=duration_s,
         width_px=width_px,
@@ -151,7 +172,7 @@ def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, 
         pixel_format=frame.format.name,
         rotation_deg=orientation(frame).rotation_deg,
         bit_rate_bps=context.bit_rate or int(video.source.size_bytes * 8 / duration_s),
-        frame_count=video.stream.frames or frames,
+        frame_count=frames if is_paired else video.stream.frames or frames,
     )
 
 
