@@ -53,8 +53,8 @@ class IndexedReader:
             yield from self._video.container.demux(self._video.stream)
         except FATAL:
             raise
-        except av.error.FFmpegError as error:
-            raise Unreachable(f"reading on from a key frame fails: {error.strerror}") from error
+        except (av.error.FFmpegError, OverflowError) as error:
+            raise Unreachable(f"reading on from a key frame fails: {error}") from error
 
     def begun(self, key: int, first: Packet) -> int | None:
         """Tick at which a run began by its first packet."""

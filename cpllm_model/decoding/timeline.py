@@ -93,13 +93,11 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         raise Unreachable("it begins in the midst of a group of pictures")
     if fields_share not in (0.0, 0.5):
         raise Unreachable("some packets are frames and some fields")
-    start, end, period, offset = _index_span(video)
+    start, end, period, offset = _index_span(video, 2 if fields_share else 1)
     last_at, size_bytes = video.stream.index_entries[-1].pos, video.source.size_bytes
     if video.format_name != "matroska" and last_at >= size_bytes:
         cause = f"cut off: its last frame lies at byte {last_at} of {size_bytes}"
         raise CorruptVideoError(video.source.name, cause)
-    if fields_share:
-        period *= 2
     count = (end - start) // period
     segments = min(settings.segments, count // settings.burst_frames)
     if not segments or (
@@ -185,18 +183,18 @@ def measure(video: OpenVideo) -> tuple[float, int | None]:
     durations_s = video.likely_durations_s()
     if video.format_name in _INDEXED:
         try:
-            start, end, period, _ = _index_span(video)
+            start, end, period, _ = _index_span(video, 2 if fields_share == 0.5 else 1)
         except Unreachable:
             if video.format_name == "matroska" or len(durations_s) != 1:
                 raise
             return durations_s[0], None
-        frames = (end - start) // period
         is_counted = video.format_name != "matroska" and fields_share in (0.0, 0.5)
-        duration_s = (end - start) * float(video.time_base)
-        return duration_s, (frames // 2 if fields_share else frames) if is_counted else None
+        return (end - start) * float(video.time_base), (end - start) // period if is_counted else None
     if not durations_s:
         raise Unreachable("no duration")
-    return (durations_s[0] if video.format_name == "mxf" else _clock_span_s(video, durations_s)), None
+    if video.format_name == "mxf":
+        return durations_s[0], video.stream.duration  # its ticks are frames
+    return _clock_span_s(video, durations_s), None
 
 
 def _clock_span_s(video: OpenVideo, durations_s: list[float]) -> float:
@@ -227,8 +225,8 @@ def _clock_span_s(video: OpenVideo, durations_s: list[float]) -> float:
     return duration_s
 
 
-def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
-    """Start, end and mean period of packets in ticks, and what to add to the index's times to get these."""
+def _index_span(video: OpenVideo, packets_a_frame: int) -> tuple[int, int, int, int]:
+    """Start, end and mean frame period in ticks, and what to add to the index's times to get these."""
     stream, source = video.stream, video.source
     if video.format_name not in _INDEXED:
         raise Unreachable("no index")
@@ -237,8 +235,8 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
             video.container.seek(stream.start_time or 0, stream=stream)  # loads the cues
         except FATAL:
             raise
-        except av.error.FFmpegError as error:
-            raise Unreachable(f"no index that could be sought in: {error.strerror}") from error
+        except (av.error.FFmpegError, OverflowError) as error:
+            raise Unreachable(f"no index that could be sought in: {error}") from error
     entries = stream.index_entries
     if len(entries) > source.limits.max_frames:
         raise LimitExceededError(source.name, f"an index of {len(entries)} frames")
@@ -250,8 +248,8 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
     start = first if stream.start_time is None else stream.start_time
     durations_s = video.declared_durations_s()
     if video.format_name == "matroska":
-        fps = stream.average_rate
-        if not durations_s or not fps or video.declared_fps() is None:
+        fps = video.declared_fps()
+        if not durations_s or fps is None:
             raise Unreachable("no duration or frame rate")
         period = max(1, round(1 / (fps * video.time_base)))
         return start, _end_by_packets(video, start, period, durations_s), period, start - first
@@ -259,7 +257,7 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
     held_s = float((last - first + period) * video.time_base)
     if durations_s and _falls_short(held_s, nearest(durations_s, held_s), SLACK_S):
         raise Unreachable("the index covers a part only")
-    return start, start + last - first + period, period, start - first
+    return start, start + last - first + period, period * packets_a_frame, start - first
 
 
 def _end_by_packets(video: OpenVideo, start: int, period: int, durations_s: list[float]) -> int:
@@ -278,8 +276,8 @@ def _end_by_packets(video: OpenVideo, start: int, period: int, durations_s: list
                     last = max(packet.pts + (packet.duration or period), last or packet.pts)
     except FATAL:
         raise
-    except av.error.FFmpegError as error:
-        raise Unreachable(f"its end cannot be read: {error.strerror}") from error
+    except (av.error.FFmpegError, OverflowError) as error:
+        raise Unreachable(f"its end cannot be read: {error}") from error
     held_s -= float(start * video.time_base)
     duration_s = nearest(durations_s, held_s)
     if last is None or held_s < duration_s - SLACK_S:
@@ -309,7 +307,7 @@ class Scan:
         packets: of the stream.
         declared_s, declared_frames: what the container says; 0 if nothing.
         is_gradual: some key frame refers to frames before it; decoding recovers in the course of some frames.
-        first_pts: of the first frame that decodes, where that is known not to be a key frame.
+        first: of the frames in the order of the file, that from which on the stream decodes.
     """
 
     longest_s: float
@@ -325,7 +323,7 @@ class Scan:
     declared_s: float = 0.0
     declared_frames: int = 0
     is_gradual: bool = False
-    first_pts: int | None = None
+    first: int = 0
 
     def duration_s(self) -> float:
         """Of the video stream: measured by its timestamps, or by counting."""
@@ -360,18 +358,21 @@ class Scan:
         key_pts = self._key_pts()
         if not key_pts or self.span_s > self.longest_s or any(b <= a for a, b in itertools.pairwise(key_pts)):
             return None
-        first = 0 if whole else self.keys.index(True)
+        first = 0 if whole else self.first
         pts = [pts for pts, shown in zip(self.pts[first:], self.shown[first:], strict=True) if shown]
         if None in pts or len(set(pts)) < len(pts) or not pts:
             return None
         ticks = np.sort(np.array(pts, np.int64))
-        return ticks if whole or self.first_pts is None else ticks[ticks >= self.first_pts]
+        # What a gradual refresh withholds is shown before the first frame that it gives.
+        given_from = self.pts[first] if self.is_gradual and not whole else None
+        return ticks if given_from is None else ticks[ticks >= given_from]
 
     def skipped_frames(self) -> int:
-        """Frames before the first from which on the stream decodes."""
-        if self.first_pts is not None:
-            return sum(s and p is not None and p < self.first_pts for p, s in zip(self.pts, self.shown, strict=True))
-        return sum(self.shown[: self.keys.index(True)]) if any(self.keys) else 0
+        """Frames shown before the first from which on the stream decodes."""
+        before, first = self.shown[: self.first], self.pts[self.first]
+        if not self.is_gradual or first is None:
+            return sum(before)
+        return sum(shown and pts is not None and pts < first for pts, shown in zip(self.pts, self.shown, strict=True))
 
     def time_route(self, name: str, settings: SamplingSettings) -> Route:
         """Make a timeline of the packets' timestamps.
@@ -448,12 +449,11 @@ class Scan:
             skipped_frames=self.skipped_frames(),
         )
 
-    def count_route(self, frames: int, skipped: int, source: VideoSource, settings: SamplingSettings) -> Route:
+    def count_route(self, frames: int, source: VideoSource, settings: SamplingSettings) -> Route:
         """Make a timeline of the frames that come out of the decoder from the first packet on.
 
         Args:
             frames: that came out.
-            skipped: before the first of them; a recording may begin anywhere.
             source: of the video.
             settings: how much is looked at.
 
@@ -461,7 +461,7 @@ class Scan:
             CorruptVideoError, LimitExceededError: far fewer frames than packets.
             TooShortError: fewer frames than a burst.
         """
-        due = sum(self.shown) - skipped
+        due = sum(self.shown) - self.skipped_frames()  # a recording may begin anywhere
         if _falls_short(frames, due, _SLACK_FRAMES):
             raise source.undecodable(f"{frames} of {due} frames decode")
         return Route(
@@ -474,7 +474,7 @@ class Scan:
             ticks_are_pts=False,
             counts_packets=False,
             key_places={0: 0},
-            skipped_frames=skipped,
+            skipped_frames=self.skipped_frames(),
         )
 
 
@@ -527,6 +527,7 @@ def scan_packets(video: OpenVideo) -> Scan:
         raise CorruptVideoError(source.name, "its video stream is empty")
     scan.span_s = max(0.0, last_s - first_s)
     scan.is_gradual = not are_intra
+    scan.first = scan.keys.index(True) if any(scan.keys) else 0
     if len(scan.numbers) < scan.packets:
         source.paired_fps = _fps([pts for pts in scan.pts if pts is not None], scan.time_base_s)
     scan.fps = video.declared_fps() or scan.fps

@@ -7,12 +7,15 @@ the timestamps of all packets, by counting every frame. Each gives just the fram
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av.error
 import numpy as np
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
@@ -33,8 +36,9 @@ __all__ = [
     "fragment_origins",
     "probe",
 ]
-#: Packets after which a stream that gave no frame is given up.
+#: Packets after which a stream that gave no frame is given up, and those that are passed over for a key frame.
 _PROBE_PACKETS = 512
+_MOST_LEADING = 8192
 #: Times that a plan is made anew with key frames where they were found rather than where the index has them.
 _CORRECTIONS = 6
 
@@ -89,11 +93,11 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
             scan = scan_packets(video)
         scan.check(source)
         if scan.is_gradual:
-            scan.first_pts = _first_pts(source)
+            scan.first = _first_decoded(source, scan)
         for route in (
             lambda: scan.time_route(name, settings),
             lambda: scan.number_route(name, settings),
-            lambda: scan.count_route(*_count_frames(source, scan), source, settings),
+            lambda: scan.count_route(_count_frames(source), source, settings),
         ):
             try:
                 return _read_through(source, settings, route())
@@ -118,20 +122,17 @@ def _by_index(source: VideoSource, settings: SamplingSettings) -> VideoSamples:
         return _samples(video, sight, route, plan, "keyframe+decode" if plan.decodes_on else "keyframe")
 
 
-def _first_pts(source: VideoSource) -> int | None:
+def _first_decoded(source: VideoSource, scan: Scan) -> int:
+    """Decode from the first key frame on until a frame comes out; which it is of those in the order of the file."""
     with source.opened() as video:
-        return next((frame.pts for frame in _frames(video)), None)
+        video.stream.codec_context.copy_opaque = True
+        number: Any = _first_frame(video).opaque
+    return bisect_left(scan.numbers, number)
 
 
-def _count_frames(source: VideoSource, scan: Scan) -> tuple[int, int]:
-    """Decode all frames; how many there are, and how many packets before the first do not decode."""
-    frames = 0
+def _count_frames(source: VideoSource) -> int:
     with source.opened() as video:
-        for frame in _frames(video):
-            if not frames and frame.pts is not None:
-                scan.first_pts = frame.pts
-            frames += 1
-    return frames, scan.skipped_frames()
+        return sum(1 for _ in _frames(video, video.container.demux(video.stream)))
 
 
 def _read_through(source: VideoSource, settings: SamplingSettings, route: Route) -> VideoSamples:
@@ -177,7 +178,8 @@ def _info(video: OpenVideo, frame: VideoFrame, measured_s: float, frames: int | 
 
 
 def _first_frame(video: OpenVideo) -> VideoFrame:
-    for frame in _frames(video, _PROBE_PACKETS):
+    """The first frame of a container that was just opened."""
+    for frame in _frames(video, _promising(video.container.demux(video.stream))):
         return frame
     if not video.stream.codec_context.width:
         most_px = video.source.limits.max_frame_px
@@ -185,12 +187,35 @@ def _first_frame(video: OpenVideo) -> VideoFrame:
     raise video.source.undecodable("no frame of it decodes")
 
 
-def _frames(video: OpenVideo, packets: int | None = None) -> Iterator[VideoFrame]:
-    """Frames from the start of a container that was just opened, over what does not decode."""
+def _promising(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """Number the packets, and give those from the first key frame on; the first of all only if that is far or none.
+
+    What precedes the first key frame costs much to decode and gives nothing.
+    """
+    numbered = _numbered(packets)
+    leading: list[Packet] = []
+    is_found = False
+    while not is_found and len(leading) < _PROBE_PACKETS and (packet := next(numbered, None)) is not None:
+        is_found = packet.is_keyframe
+        if is_found:
+            leading.clear()
+        leading.append(packet)
+    yield from leading
+    unread = itertools.islice(numbered, _MOST_LEADING)
+    following = unread if is_found else itertools.dropwhile(lambda packet: not packet.is_keyframe, unread)
+    yield from itertools.islice(following, _PROBE_PACKETS)
+
+
+def _numbered(packets: Iterator[Packet]) -> Iterator[Packet]:
+    for number, packet in enumerate(packets):
+        packet.opaque = number
+        yield packet
+
+
+def _frames(video: OpenVideo, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
+    """Frames of packets, over what does not decode."""
     try:
-        for number, packet in enumerate(video.container.demux(video.stream)):
-            if packets is not None and number >= packets:
-                return
+        for packet in packets:
             try:
                 frames = video.stream.codec_context.decode(packet if packet.size else None)
             except FATAL:
