@@ -46,7 +46,8 @@ class Route:
     Args:
         timeline: of the video.
         segments: how many to cut it into.
-        frames, duration_s: of the video, as far as its index or packets tell.
+        frames: that can be decoded, as far as its index or packets tell.
+        duration_s: of the video, by the same.
         tick: gives the tick of a decoded frame, from the frame, the tick that decoding began at, and how
             many frames came before it since.
         seconds: gives the time of a tick since the first frame.
@@ -169,8 +170,8 @@ def look_at_packets(video: OpenVideo) -> tuple[bool, float]:
 
 def _fps(pts: list[int], time_base_s: float) -> float | None:
     """The frame rate that most steps from frame to frame have."""
-    steps = np.diff(np.unique(np.array(pts, np.int64)))
-    return 1 / (float(np.median(steps)) * time_base_s) if len(steps) else None
+    steps = sorted(b - a for a, b in itertools.pairwise(sorted(set(pts))))
+    return 1 / (steps[len(steps) // 2] * time_base_s) if steps else None
 
 
 def measure(video: OpenVideo) -> tuple[float, int | None]:
@@ -439,7 +440,7 @@ class Scan:
         return Route(
             Timeline(keys[0], frames, keys, 1, np.arange(frames)),
             segment_count(frames - keys[0], name, settings),
-            frames,
+            frames - keys[0],
             frames / self.fps,
             tick=lambda frame, begun, index: begun + index,
             seconds=lambda tick: (tick - keys[0]) / self.fps,
@@ -468,7 +469,7 @@ class Scan:
             Timeline(0, frames, [0], 1, np.arange(frames)),
             segment_count(frames, source.name, settings),
             frames,
-            frames / self.fps,
+            self.duration_s(),
             tick=lambda frame, begun, index: index,
             seconds=lambda tick: tick / self.fps,
             ticks_are_pts=False,

@@ -146,7 +146,7 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
     assert sight.first_frame is not None
     starts, ends = ([route.seconds(tick) for tick in ticks] for ticks in zip(*plan.bounds, strict=True))
     return VideoSamples(
-        info=_info(video, sight.first_frame, route.duration_s, route.frames),
+        info=_info(video, sight.first_frame, route.duration_s, route.frames + route.skipped_frames),
         plan=plan_name,
         damaged_frames=len(sight.damaged_ticks)
         + len(video.source.lost_packets)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,49 @@ def encoded(
     return file.getvalue()
 
 
-def jpeg(pixels: np.ndarray, subsampling: int = 2, claims: tuple[int, int] | None = None) -> bytes:
+def remuxed(data: bytes, container: str, offset_s: float = 0.0, sound_s: float = 0.0, **options: str) -> bytes:
+    """The video of a file in another container.
+
+    Args:
+        data: the file.
+        container: by libav's name.
+        offset_s: where its clock begins.
+        sound_s: how long it has silence beside it.
+        options: of the muxer.
+    """
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data), "r") as source, av.open(file, "w", format=container, options=options) as muxer:
+        stream = muxer.add_stream_from_template(source.streams.video[0])
+        noiseless: Any = muxer.add_stream("aac", rate=44100) if sound_s else None
+        for packet in source.demux(video=0):
+            if packet.pts is not None and packet.dts is not None:
+                shift = round(offset_s / float(packet.time_base))
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                muxer.mux(packet)
+        for index in range(int(sound_s * 44100 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, index * 1024
+            muxer.mux(noiseless.encode(frame))
+        if noiseless is not None:
+            muxer.mux(noiseless.encode())
+    return file.getvalue()
+
+
+def boxes(data: bytes) -> Iterator[bytes]:
+    """The outermost boxes of an MP4 file."""
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        yield data[at : at + size]
+        at += size
+
+
+def jpeg(
+    pixels: np.ndarray, subsampling: int = 2, claims: tuple[int, int] | None = None, exif: Image.Exif | None = None
+) -> bytes:
     """A picture as JPEG; `claims` is the width and height that it says it has."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=subsampling)
+    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=subsampling, exif=exif or Image.Exif())
     data = bytearray(file.getvalue())
     if claims:
         at = data.index(b"\xff\xc0")
