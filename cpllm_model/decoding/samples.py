@@ -21,7 +21,7 @@ from cpllm_model.decoding.sampling import SamplingSettings
 # fmt: off
 _VIDEO_SUFFIXES = frozenset({
     "3g2", "3gp", "asf", "avi", "f4v", "flv", "ivf", "m1v", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4",
-    "mpeg", "mpg", "mts", "mxf", "ogv", "qt", "ts", "vob", "webm", "wmv",
+    "mpeg", "mpg", "mts", "mxf", "ogv", "qt", "rm", "rmvb", "ts", "vob", "webm", "wmv",
 })
 # fmt: on
 
@@ -96,7 +96,8 @@ class VideoSamples:
             bursts were reached by decoding on from an earlier key frame) or "sequential" (no usable index:
             the file was read through).
         damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
-            out, and frames declared and not there. What it gave is kept: it is what a viewer sees.
+            out, frames before the first that decodes, and frames declared and not there. What it gave is kept:
+            it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
         bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at
