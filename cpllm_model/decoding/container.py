@@ -22,6 +22,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from cpllm_model.decoding.fields import PictureHeaders
 from cpllm_model.decoding.samples import FORMAT_ENDINGS, DecodeLimits
 from cpllm_model.errors import (
     CorruptVideoError,
@@ -34,18 +35,31 @@ from cpllm_model.errors import (
 
 #: Demuxers as libav takes their names.
 FORMATS = ",".join(FORMAT_ENDINGS)
-#: Decoders in wide use, and so well tested against hostile streams.
+#: Decoders in wide use, or of formats that archives hold much of; libav's authors test all of these against
+#: hostile streams without end. Still images' and rare games' stay out.
 CODECS = (
     "h264,hevc,vvc,vp8,vp9,libdav1d,av1,mpeg1video,mpeg2video,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,h263,h263p,h263i,"
     "flv,vp6,vp6f,vp6a,wmv1,wmv2,wmv3,vc1,theora,mjpeg,prores,dnxhd,cfhd,dvvideo,ffv1,huffyuv,ffvhuff,utvideo,"
-    "rawvideo,v210"
+    "rawvideo,v210,cinepak,svq1,svq3,rv10,rv20,rv30,rv40,jpeg2000"
 )
-#: Containers that declare a duration, and those where libav finds it in the last timestamps; for the rest it
-#: guesses from the bit rate.
-_DECLARES_DURATION = {"mov", "matroska", "avi", "flv", "asf", "mxf"}
+#: Containers that declare a duration, of each stream or of the whole, and those where libav finds it in the last
+#: timestamps; for the rest it guesses from the bit rate.
+_DECLARES_OF_STREAM = {"mov", "avi", "mxf"}
+_DECLARES_OF_FILE = {"matroska", "flv", "asf", "rm"}
 _ENDS_IN_TIMESTAMPS = {"mpegts", "mpeg", "ogg"}
+#: A duration is contradicted by packets that are off by more than this, or than a share of it if it is the stream's
+#: own; in that of a whole file, sound may last longer.
+SLACK_S, _SLACK_SHARE = 0.5, 0.1
 #: First bytes of containers (at their offset), to tell a broken video from another kind of file.
-_SIGNATURES = ((4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (0, b"\x1a\x45\xdf\xa3"), (0, b"FLV"), (8, b"AVI "))
+_SIGNATURES = (
+    (4, b"ftyp"),
+    (4, b"moov"),
+    (4, b"mdat"),
+    (0, b"\x1a\x45\xdf\xa3"),
+    (0, b"FLV"),
+    (8, b"AVI "),
+    (0, b".RMF"),
+)
 #: First bytes of archives: what lies in one uncompressed would be taken for a stream with a damaged start.
 _ARCHIVES = ((0, b"PK\x03\x04"), (257, b"ustar"))
 #: Sound, subtitles, fonts: a film in many languages has a hundred. Each costs libav some time to look into.
@@ -81,6 +95,8 @@ class VideoSource:
         self.lost_packets: set[int] = set()
         #: Frames that the container declares and the file does not hold.
         self.missing_frames = 0
+        #: Frames a second of a stream that has fields in packets of their own.
+        self.paired_fps: float | None = None
         self._has_refused_sizes = False
         self._file = file
         self.size_bytes = file.seek(0, 2)
@@ -222,34 +238,72 @@ class OpenVideo:
         """Seconds a tick."""
         return self.stream.time_base or Fraction(1, 1_000_000)
 
-    def declared_duration_s(self) -> float | None:
-        """What the container says of the length of the video stream, or else of the whole; None if unsure.
+    @property
+    def start_s(self) -> float | None:
+        """Where the clock of the video stream begins, as far as libav has seen."""
+        start = self.stream.start_time
+        return None if start is None else start * float(self.time_base)
+
+    def declared_durations_s(self, start_s: float | None = None) -> list[float]:
+        """What the container may mean by the duration that it states, of the video stream or else of the whole.
+
+        Writers state a length, or the moment of the end on a clock that does not begin at 0.
+
+        Args:
+            start_s: where the clock begins; as far as libav has seen if not given.
+
+        Returns:
+            One or two lengths; none if the container states nothing.
 
         Raises:
-            LimitExceededError: more than is allowed.
+            LimitExceededError: all are more than is allowed.
         """
-        if self.format_name not in _DECLARES_DURATION:
-            return None
-        duration_s = self._stated_duration_s()
-        limit_s = self.source.limits.max_duration_s
-        if duration_s is not None and duration_s > limit_s:
-            raise LimitExceededError(self.source.name, f"lasts {duration_s:.6g} s, over {limit_s:.6g} s")
-        return duration_s
+        if self.format_name not in _DECLARES_OF_STREAM | _DECLARES_OF_FILE:
+            return []
+        readings_s, limit_s = self._readings_s(start_s), self.source.limits.max_duration_s
+        within = [reading_s for reading_s in readings_s if reading_s <= limit_s]
+        may_begin_late = start_s is None and self.start_s is None
+        if readings_s and not within and not may_begin_late:
+            raise LimitExceededError(self.source.name, f"lasts {readings_s[0]:.6g} s, over {limit_s:.6g} s")
+        return within
 
-    def likely_duration_s(self) -> float | None:
-        """The declared duration, or one that libav found in the last timestamps of the file."""
+    def likely_durations_s(self) -> list[float]:
+        """The same, or what libav found in the last timestamps of the file."""
         if self.format_name not in _ENDS_IN_TIMESTAMPS:
-            return self.declared_duration_s()
-        duration_s = self._stated_duration_s()
-        in_bounds = duration_s is not None and duration_s <= self.source.limits.max_duration_s
-        return duration_s if in_bounds else None
+            return self.declared_durations_s()
+        return [d for d in self._readings_s(0.0) if d <= self.source.limits.max_duration_s]
 
-    def _stated_duration_s(self) -> float | None:
+    def duration_s(self, measured_s: float) -> float:
+        """The duration of the video stream: the likely one, unless its index or packets contradict."""
+        readings_s = self.likely_durations_s()
+        if not readings_s:
+            return measured_s
+        nearest_s = nearest(readings_s, measured_s)
+        share = _SLACK_SHARE if self.format_name in _DECLARES_OF_STREAM else 0.0
+        return nearest_s if abs(nearest_s - measured_s) <= max(SLACK_S, share * nearest_s) else measured_s
+
+    def _readings_s(self, start_s: float | None) -> list[float]:
         of_stream = (self.stream.duration or 0) * float(self.time_base)
         of_file = (self.container.duration or 0) / 1e6
-        return next((d for d in (of_stream, of_file) if math.isfinite(d) and d > 0), None)
+        stated_s = next((d for d in (of_stream, of_file) if math.isfinite(d) and d > 0), None)
+        if stated_s is None:
+            return []
+        start_s = (self.start_s or 0.0) if start_s is None else start_s
+        return [stated_s, stated_s - start_s] if 0 < start_s < stated_s else [stated_s]
+
+    def picture_headers(self) -> PictureHeaders | None:
+        """A reader of the stream's headers, for a run of packets; None if it needs none."""
+        context = self.stream.codec_context
+        return PictureHeaders(context.extradata) if context.name == "h264" else None
 
     def declared_fps(self) -> float | None:
-        """The container's mean frame rate if it is believable."""
+        """The container's mean frame rate if it is believable, and not one of fields."""
+        if self.source.paired_fps is not None:
+            return self.source.paired_fps
         rate = self.stream.average_rate
         return float(rate) if rate is not None and 0 < rate <= _PLAUSIBLE_FPS else None
+
+
+def nearest(readings_s: list[float], measured_s: float) -> float:
+    """That of several durations which comes nearest to what was measured."""
+    return min(readings_s, key=lambda reading_s: abs(reading_s - measured_s))

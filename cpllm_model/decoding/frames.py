@@ -55,8 +55,8 @@ class IndexedReader:
             yield from self._video.container.demux(self._video.stream)
         except FATAL:
             raise
-        except av.error.FFmpegError as error:
-            raise Unreachable(f"reading on from a key frame fails: {error.strerror}") from error
+        except (av.error.FFmpegError, OverflowError) as error:
+            raise Unreachable(f"reading on from a key frame fails: {error}") from error
 
     def begun(self, key: int, first: Packet) -> int | None:
         """Tick at which a run began by its first packet."""
@@ -80,6 +80,7 @@ class SequentialReader:
 
     def __init__(self, video: OpenVideo, route: Route) -> None:
         self._context = video.stream.codec_context
+        self._is_gradual = route.is_gradual
         self._key_places = route.key_places
         self._numbered = enumerate(video.container.demux(video.stream))
         self._recent: deque[tuple[int, Packet]] = deque(maxlen=_DECODER_DELAY)
@@ -89,12 +90,18 @@ class SequentialReader:
         return [key]
 
     def packets(self, key: int) -> Iterator[Packet]:
-        """Packets from a key frame on, which lies after that of the call before."""
-        self._context.flush_buffers()
+        """Packets from a key frame on, which lies after that of the call before.
+
+        Where the stream is refreshed bit by bit, runs begin well before their frames: one may go on from the last.
+        """
         wanted = self._key_places[key]
         recent = list(self._recent)
         if recent and recent[0][0] > wanted:
-            raise Unreachable(f"the key frame at tick {key} was passed by")
+            if not self._is_gradual:
+                raise Unreachable(f"the key frame at tick {key} was passed by")
+            recent = []
+        else:
+            self._context.flush_buffers()
         for number, packet in itertools.chain(recent, self._unread()):
             if number >= wanted:
                 yield packet
@@ -169,6 +176,7 @@ class Sampler:
         self._skips = self._context.name == "h264" and route.ticks_are_pts
         # VP8 keeps references that are never shown in packets of their own.
         self._counts_gaps = self._context.name != "vp8" and route.ticks_are_pts
+        self._headers = video.picture_headers()
         self._sent_pts: set[int] = set()
         self._last_seen = 0
 
@@ -189,17 +197,19 @@ class Sampler:
                     raise Unreachable(f"no packet with a timestamp to begin with at tick {start}")
                 anchor = begun if anchor is None else anchor
                 due = _Due([(anchor if want.tick == key else want.tick, want) for want in wants])
-                if self._follow(itertools.chain([first], packets), start, begun, due):
+                # A key frame that refers to others is one of a gradual refresh: frames come once they are whole.
+                is_whole = self._headers is None or self._headers.is_intra(first)
+                if self._follow(itertools.chain([first], packets), start, begun, due, is_whole):
                     break
             else:
                 raise Unreachable(f"decoding from the key frame at tick {key} does not give its picture")
         return self._sight
 
-    def _follow(self, packets: Iterator[Packet], start: int, begun: int, due: _Due) -> bool:
+    def _follow(self, packets: Iterator[Packet], start: int, begun: int, due: _Due, is_whole: bool) -> bool:
         """Decode on until nothing is due; False if the first picture is not that of a key frame.
 
         The first key frame of a video is trusted: there is nothing before it to fall back on, and pictures
-        shown before it but coded after it are sound.
+        shown before it but coded after it are sound. So is whatever comes of a gradual refresh.
         """
         leads = start == self._route.timeline.key_ticks[0]
         last_tick = None
@@ -210,7 +220,7 @@ class Sampler:
             if last_tick is None and not leads:
                 if not frame.key_frame and tick < due.first_tick:
                     continue  # refers to what lies before the key frame
-                if not frame.key_frame or tick > due.first_tick:
+                if (is_whole and not frame.key_frame) or tick > due.first_tick:
                     return False
             last_tick = tick
             self._sight.first_frame = self._sight.first_frame or frame
@@ -223,9 +233,10 @@ class Sampler:
     def _decode(self, packets: Iterator[Packet], due: _Due) -> Iterator[VideoFrame]:
         self._sent_pts.clear()
         for packet in packets:
-            if packet.pts is not None:
+            is_second = self._headers is not None and self._headers.is_second_field(packet)
+            if packet.pts is not None and not is_second:
                 self._sent_pts.add(packet.pts)
-            if self._skips:
+            if self._skips and not is_second:
                 needed = packet.pts is None or packet.pts >= due.next_tick
                 self._context.skip_frame = "DEFAULT" if needed else "NONREF"
             try:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -49,6 +50,17 @@ _MATRICES = {
     10: Colorspace.BT2020,
 }
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+
+
+def _unnamed(cls: type[SideDataType], value: int) -> SideDataType:
+    member: Any = object.__new__(cls)
+    member._name_, member._value_ = f"UNNAMED_{value}", value
+    return member
+
+
+# libav puts more beside a frame than PyAV has names for (EXIF, views of MV-HEVC, LCEVC), and PyAV gives none of it
+# where it cannot name all. Only the display matrix is of interest here.
+SideDataType._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

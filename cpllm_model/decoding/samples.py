@@ -40,6 +40,7 @@ FORMAT_ENDINGS: dict[str, tuple[str, ...]] = {
     "m4v": ("m4v",),
     "mpegvideo": ("m1v", "m2v"),
     "yuv4mpegpipe": ("y4m",),
+    "rm": ("rm", "rmvb"),
 }
 _VIDEO_ENDINGS = frozenset(ending for endings in FORMAT_ENDINGS.values() for ending in endings)
 
@@ -138,7 +139,8 @@ class VideoSamples:
             bursts were reached by decoding on from an earlier key frame) or "sequential" (no usable index:
             the file was read through); "still" for a picture.
         damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
-            out, and frames declared and not there. What it gave is kept: it is what a viewer sees.
+            out, frames before the first that decodes, and frames declared and not there. What it gave is kept:
+            it is what a viewer sees.
         segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
         burst_interval_s: float64 (N,), mean time from frame to frame of each burst, finite and positive.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
-from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
+from cpllm_model.decoding.container import FATAL, SLACK_S, OpenVideo, VideoSource, nearest
 from cpllm_model.decoding.sampling import SamplingSettings, Timeline, context_ticks, segment_bounds
 from cpllm_model.errors import CorruptVideoError, LimitExceededError, TooShortError
 
@@ -22,11 +22,17 @@ from cpllm_model.errors import CorruptVideoError, LimitExceededError, TooShortEr
 _INDEXED = {"mov", "matroska", "avi"}
 #: What of the declared seconds or frames a file has to hold. Less than a slack is rounding; between, it is counted.
 _HELD_SHARE = 0.9
-_SLACK_S, _SLACK_FRAMES = 0.5, 1
+_SLACK_FRAMES = 1
 #: Frames of fewer bursts than this many times those asked for are counted rather than estimated.
 _SURE_BURSTS = 4
 #: Frames that an edit list may hide at the start; a key frame lies before.
 _MOST_HIDDEN = 4096
+#: Packets that are read to see whether they are fields.
+_FIELD_PACKETS = 64
+#: Byte places at which the clock of a stream without an index is looked up.
+_PLACES = 8
+#: Key frames before the one asked for from which a stream has recovered that is refreshed bit by bit.
+_REFRESHES = 2
 
 
 class Unreachable(Exception):  # noqa: N818 (no error: the signal to read the file in another way)
@@ -40,13 +46,16 @@ class Route:
     Args:
         timeline: of the video.
         segments: how many to cut it into.
-        frames, duration_s: of the video, as far as its index or packets tell.
+        frames: that can be decoded, as far as its index or packets tell.
+        duration_s: of the video, by the same.
         tick: gives the tick of a decoded frame, from the frame, the tick that decoding began at, and how
             many frames came before it since.
         seconds: gives the time of a tick since the first frame.
         ticks_are_pts: ticks are presentation timestamps, of packets too.
         counts_packets: ticks tell how many packets came before; true as long as each gives a frame.
-        key_places: tick of a key frame -> the tick to seek to for it, or its number among the packets.
+        key_places: tick of a key frame -> the tick to seek to for it, or the number of the packet to begin at.
+        skipped_frames: before the first that decodes.
+        is_gradual: the stream has no whole key frames to begin at; decoding recovers in the course of some frames.
     """
 
     timeline: Timeline
@@ -58,6 +67,8 @@ class Route:
     ticks_are_pts: bool
     counts_packets: bool
     key_places: dict[int, int]
+    skipped_frames: int = 0
+    is_gradual: bool = False
 
 
 def corrected(route: Route, moved: dict[int, int]) -> Route:
@@ -78,14 +89,22 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         Unreachable: there is no index, or not of the whole video.
         CorruptVideoError: the index reaches beyond the end of the file.
     """
-    start, end, period, offset = _index_span(video)
+    begins_whole, fields_share = look_at_packets(video)
+    if not begins_whole:
+        raise Unreachable("it begins in the midst of a group of pictures")
+    if fields_share not in (0.0, 0.5):
+        raise Unreachable("some packets are frames and some fields")
+    start, end, period, offset = _index_span(video, 2 if fields_share else 1)
+    last_at, size_bytes = video.stream.index_entries[-1].pos, video.source.size_bytes
+    if video.format_name != "matroska" and last_at >= size_bytes:
+        cause = f"cut off: its last frame lies at byte {last_at} of {size_bytes}"
+        raise CorruptVideoError(video.source.name, cause)
     count = (end - start) // period
     segments = min(settings.segments, count // settings.burst_frames)
-    estimated = video.format_name == "matroska"
-    if not segments or (estimated and count < _SURE_BURSTS * settings.segments * settings.burst_frames):
+    if not segments or (
+        video.format_name == "matroska" and count < _SURE_BURSTS * settings.segments * settings.burst_frames
+    ):
         raise Unreachable("too few frames to rely on the index")
-    if estimated:
-        _read_end(video, end)
     entries = video.stream.index_entries
     ticks = {start}
     for bounds in segment_bounds(start, end, segments):
@@ -121,40 +140,104 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
     )
 
 
-def _read_end(video: OpenVideo, end: int) -> None:
-    """Raise Unreachable unless packets go on to the declared end: an index does not tell where a file is cut off."""
-    declared_s, held_s = float(end * video.time_base), float("-inf")
+def look_at_packets(video: OpenVideo) -> tuple[bool, float]:
+    """Read a few packets on from where the file is read, most often one.
+
+    Returns:
+        Whether decoding can begin at the first of them, and the share of second fields among them; where there
+        are such, `VideoSource.paired_fps` is set.
+    """
+    headers = video.picture_headers()
+    count = _FIELD_PACKETS if headers is not None and headers.may_have_fields else 1
     try:
-        video.container.seek(end, stream=video.stream)
-        for packet in video.container.demux():
-            if packet.size and packet.pts is not None:
-                held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        read = itertools.islice((packet for packet in video.container.demux(video.stream) if packet.size), count)
+        packets = list(read)
     except FATAL:
         raise
-    except av.error.FFmpegError as error:
-        raise Unreachable(f"its end cannot be read: {error.strerror}") from error
-    if held_s < declared_s - _SLACK_S:
-        raise Unreachable("it is cut off")
+    except av.error.FFmpegError:
+        return True, 0.0  # what follows meets it, too
+    if not packets or headers is None:
+        return not packets or packets[0].is_keyframe, 0.0
+    are_second = [headers.is_second_field(packet) for packet in packets]
+    if any(are_second):
+        frames = (packet.pts for packet, is_second in zip(packets, are_second, strict=True) if not is_second)
+        video.source.paired_fps = _fps([pts for pts in frames if pts is not None], float(video.time_base))
+    seconds = sum(are_second)
+    is_half = seconds and abs(2 * seconds - len(packets)) <= 1
+    share = 0.5 if is_half else seconds / len(packets)
+    return packets[0].is_keyframe and headers.is_intra(packets[0]), share
 
 
-def measure(video: OpenVideo) -> tuple[float, int] | None:
-    """Duration in seconds and number of frames by an index of every frame; None where there is none."""
-    if video.format_name not in _INDEXED - {"matroska"}:
-        return None
+def _fps(pts: list[int], time_base_s: float) -> float | None:
+    """The frame rate that most steps from frame to frame have."""
+    steps = sorted(b - a for a, b in itertools.pairwise(sorted(set(pts))))
+    return 1 / (steps[len(steps) // 2] * time_base_s) if steps else None
+
+
+def measure(video: OpenVideo) -> tuple[float, int | None]:
+    """Duration in seconds of the video stream, and its number of frames where known, without reading it through.
+
+    Raises:
+        Unreachable: neither an index nor the clock tells; what libav found at the end need not be true.
+    """
+    fields_share = look_at_packets(video)[1]
+    durations_s = video.likely_durations_s()
+    if video.format_name in _INDEXED:
+        try:
+            start, end, period, _ = _index_span(video, 2 if fields_share == 0.5 else 1)
+        except Unreachable:
+            if video.format_name == "matroska" or len(durations_s) != 1:
+                raise
+            return durations_s[0], None
+        is_counted = video.format_name != "matroska" and fields_share in (0.0, 0.5)
+        return (end - start) * float(video.time_base), (end - start) // period if is_counted else None
+    if not durations_s:
+        raise Unreachable("no duration")
+    if video.format_name == "mxf":
+        return durations_s[0], video.stream.duration  # its ticks are frames
+    return _clock_span_s(video, durations_s), None
+
+
+def _clock_span_s(video: OpenVideo, durations_s: list[float]) -> float:
+    """That of several durations which the clock agrees with, by what it says at some places of the file.
+
+    Raises:
+        Unreachable: it runs back, leaps, or agrees with none.
+    """
+    times_s = []
     try:
-        start, end, period, _ = _index_span(video)
-    except Unreachable:
-        return None
-    return (end - start) * float(video.time_base), (end - start) // period
+        for place in range(_PLACES):
+            offset = video.source.size_bytes * place // _PLACES
+            video.container.seek(offset, unsupported_byte_offset=True)
+            packets = video.container.demux(video.stream)
+            pts = next((packet.pts for packet in packets if packet.size and packet.pts is not None), None)
+            if pts is None:
+                raise Unreachable("the video stream does not go on to the end of the file")
+            times_s.append(float(pts * video.time_base))
+    except FATAL:
+        raise
+    except (av.error.FFmpegError, IndexError) as error:
+        raise Unreachable(f"the file cannot be read at some places: {error}") from error
+    steps_s = np.diff(times_s)
+    held_s = times_s[-1] - times_s[0]
+    duration_s = nearest(durations_s, held_s * _PLACES / (_PLACES - 1))
+    if (steps_s <= 0).any() or (steps_s > duration_s / 2).any() or not duration_s / 2 < held_s <= duration_s + SLACK_S:
+        raise Unreachable("the clock contradicts the duration")
+    return duration_s
 
 
-def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
+def _index_span(video: OpenVideo, packets_a_frame: int) -> tuple[int, int, int, int]:
     """Start, end and mean frame period in ticks, and what to add to the index's times to get these."""
     stream, source = video.stream, video.source
     if video.format_name not in _INDEXED:
         raise Unreachable("no index")
     if video.format_name == "matroska":
-        video.container.seek(stream.start_time or 0, stream=stream)  # loads the cues
+        try:
+            video.container.seek(stream.start_time or 0, stream=stream)  # loads the cues
+        except FATAL:
+            raise
+        except (av.error.FFmpegError, OverflowError) as error:
+            raise Unreachable(f"no index that could be sought in: {error}") from error
     entries = stream.index_entries
     if len(entries) > source.limits.max_frames:
         raise LimitExceededError(source.name, f"an index of {len(entries)} frames")
@@ -164,19 +247,44 @@ def _index_span(video: OpenVideo) -> tuple[int, int, int, int]:
         raise Unreachable("no index")
     first, last = entries[hidden].timestamp, entries[-1].timestamp
     start = first if stream.start_time is None else stream.start_time
-    duration_s, fps = video.declared_duration_s(), video.declared_fps()
+    durations_s = video.declared_durations_s()
     if video.format_name == "matroska":
-        if duration_s is None or fps is None:
+        fps = video.declared_fps()
+        if not durations_s or fps is None:
             raise Unreachable("no duration or frame rate")
         period = max(1, round(1 / (fps * video.time_base)))
-        return start, start + max(1, round(duration_s / video.time_base)), period, start - first
-    if entries[-1].pos >= source.size_bytes:
-        at, size = entries[-1].pos, source.size_bytes
-        raise CorruptVideoError(source.name, f"cut off: its last frame lies at byte {at} of {size}")
+        return start, _end_by_packets(video, start, period, durations_s), period, start - first
     period = max(1, (last - first) // (len(entries) - hidden - 1))
-    if _falls_short(float((last - first + period) * video.time_base), duration_s, _SLACK_S):
+    held_s = float((last - first + period) * video.time_base)
+    if durations_s and _falls_short(held_s, nearest(durations_s, held_s), SLACK_S):
         raise Unreachable("the index covers a part only")
-    return start, start + last - first + period, period, start - first
+    return start, start + last - first + period, period * packets_a_frame, start - first
+
+
+def _end_by_packets(video: OpenVideo, start: int, period: int, durations_s: list[float]) -> int:
+    """The tick at which the video stream ends: as declared, unless the packets at the end contradict.
+
+    Raises:
+        Unreachable: the file is cut off, which an index does not tell, or its end cannot be read.
+    """
+    held_s, last = float("-inf"), None
+    try:
+        video.container.seek(start + round(max(durations_s) / video.time_base), stream=video.stream)
+        for packet in video.container.demux():
+            if packet.size and packet.pts is not None:
+                held_s = max(held_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index == video.stream.index:
+                    last = max(packet.pts + (packet.duration or period), last or packet.pts)
+    except FATAL:
+        raise
+    except (av.error.FFmpegError, OverflowError) as error:
+        raise Unreachable(f"its end cannot be read: {error}") from error
+    held_s -= float(start * video.time_base)
+    duration_s = nearest(durations_s, held_s)
+    if last is None or held_s < duration_s - SLACK_S:
+        raise Unreachable("it is cut off")
+    is_agreed = abs(float((last - start) * video.time_base) - duration_s) <= SLACK_S
+    return start + max(1, round(duration_s / video.time_base)) if is_agreed else last
 
 
 def _falls_short(held: float, declared: float | None, slack: float) -> bool:
@@ -185,44 +293,87 @@ def _falls_short(held: float, declared: float | None, slack: float) -> bool:
 
 @dataclass
 class Scan:
-    """All packets of the video stream, in the order of the file.
+    """All frames of the video stream, in the order of the file; a second field is part of the frame before.
 
     Args:
-        numbers: of each packet among those the demuxer gives.
+        longest_s: a longer span is a jump of the clock.
+        time_base_s: seconds a tick.
+        fps: the container's frame rate if believable, else 25.
+        numbers: of the packet that each frame begins with, among those the demuxer gives.
         pts: presentation time in ticks.
         keys: whether it is a key frame.
         shown: whether it is shown; frames before the start of an edit list are only decoded.
         span_s: from the first to the last moment of any stream of the file.
-        longest_s: a longer span is a jump of the clock.
-        time_base_s: seconds a tick.
-        declared_fps: the container's frame rate if believable, else 25.
+        end_pts: where the frame shown last ends, in ticks; None if its packet does not say.
+        packets: of the stream.
+        declared_s, declared_frames: what the container says; 0 if nothing.
+        is_gradual: some key frame refers to frames before it; decoding recovers in the course of some frames.
+        first: of the frames in the order of the file, that from which on the stream decodes.
     """
 
-    numbers: list[int]
-    pts: list[int | None]
-    keys: list[bool]
-    shown: list[bool]
-    span_s: float
     longest_s: float
     time_base_s: float
-    declared_fps: float
+    fps: float
+    numbers: list[int] = field(default_factory=list)
+    pts: list[int | None] = field(default_factory=list)
+    keys: list[bool] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)
+    span_s: float = 0.0
+    end_pts: int | None = None
+    packets: int = 0
+    declared_s: float = 0.0
+    declared_frames: int = 0
+    is_gradual: bool = False
+    first: int = 0
 
     def duration_s(self) -> float:
         """Of the video stream: measured by its timestamps, or by counting."""
-        ticks = self._ticks()
+        ticks = self._ticks(whole=True)
         if ticks is None or len(ticks) < 2:
-            return max(1, len(self.numbers)) / self.declared_fps
+            return max(1, len(self.numbers)) / self.fps
+        if self.end_pts is not None:
+            return float(self.end_pts - ticks[0]) * self.time_base_s
         return float((ticks[-1] - ticks[0]) * len(ticks) / (len(ticks) - 1) * self.time_base_s)
 
-    def _ticks(self) -> np.ndarray | None:
-        """Sorted timestamps from the first key frame on, if they tell one frame from another."""
-        if not any(self.keys) or self.span_s > self.longest_s:
+    def check(self, source: VideoSource) -> None:
+        """Count what the file declares and does not hold.
+
+        Raises:
+            CorruptVideoError: that is too much.
+        """
+        missing_s = self.declared_s - self.span_s
+        if self.span_s and _falls_short(self.span_s, self.declared_s, SLACK_S):
+            cause = f"cut off: holds {self.span_s:.2f} s of {self.declared_s:.2f} s"
+            raise CorruptVideoError(source.name, cause)
+        if _falls_short(self.packets, self.declared_frames, _SLACK_FRAMES):
+            raise CorruptVideoError(source.name, f"cut off: holds {self.packets} of {self.declared_frames} frames")
+        by_time = round(missing_s * self.fps) if self.span_s and missing_s > SLACK_S else 0
+        by_number = (self.declared_frames - self.packets) * len(self.numbers) // self.packets
+        source.missing_frames = max(0, by_time, by_number)
+
+    def _key_pts(self) -> list[int]:
+        return [pts for pts, key in zip(self.pts, self.keys, strict=True) if key and pts is not None]
+
+    def _ticks(self, whole: bool = False) -> np.ndarray | None:
+        """Sorted timestamps of the frames that decode, or of the whole stream, if they tell one from another."""
+        key_pts = self._key_pts()
+        if not key_pts or self.span_s > self.longest_s or any(b <= a for a, b in itertools.pairwise(key_pts)):
             return None
-        first = self.keys.index(True)
+        first = 0 if whole else self.first
         pts = [pts for pts, shown in zip(self.pts[first:], self.shown[first:], strict=True) if shown]
         if None in pts or len(set(pts)) < len(pts) or not pts:
             return None
-        return np.sort(np.array(pts, np.int64))
+        ticks = np.sort(np.array(pts, np.int64))
+        # What a gradual refresh withholds is shown before the first frame that it gives.
+        given_from = self.pts[first] if self.is_gradual and not whole else None
+        return ticks if given_from is None else ticks[ticks >= given_from]
+
+    def skipped_frames(self) -> int:
+        """Frames shown before the first from which on the stream decodes."""
+        before, first = self.shown[: self.first], self.pts[self.first]
+        if not self.is_gradual or first is None:
+            return sum(before)
+        return sum(shown and pts is not None and pts < first for pts, shown in zip(self.pts, self.shown, strict=True))
 
     def time_route(self, name: str, settings: SamplingSettings) -> Route:
         """Make a timeline of the packets' timestamps.
@@ -234,14 +385,15 @@ class Scan:
             TooShortError: fewer frames than a burst.
             Unreachable: the timestamps do not tell one frame from another.
         """
-        ticks = self._ticks()
-        key_pts = [pts for pts, key in zip(self.pts, self.keys, strict=True) if key and pts is not None]
-        if ticks is None or any(b <= a for a, b in itertools.pairwise(key_pts)):
+        ticks, key_pts = self._ticks(), self._key_pts()
+        if ticks is None:
             raise Unreachable("no timestamps that tell one frame from another")
         segments = segment_count(len(ticks), name, settings)
         period = max(1, int(ticks[-1] - ticks[0]) // max(1, len(ticks) - 1))
         timeline = Timeline(int(ticks[0]), int(ticks[-1]) + period, key_pts, period, ticks)
         numbers = [number for number, key in zip(self.numbers, self.keys, strict=True) if key]
+        if self.is_gradual:
+            numbers = [numbers[max(0, index - _REFRESHES)] for index in range(len(numbers))]
         first, time_base_s = int(ticks[0]), self.time_base_s
         bounds = segment_bounds(timeline.start, timeline.end, segments)
         if all(timeline.nth_frame(a, settings.burst_frames - 1) < b for a, b in bounds):
@@ -255,6 +407,8 @@ class Scan:
                 ticks_are_pts=True,
                 counts_packets=False,
                 key_places=dict(zip(key_pts, numbers, strict=True)),
+                skipped_frames=self.skipped_frames(),
+                is_gradual=self.is_gradual,
             )
         key_ranks = [int(rank) for rank in np.searchsorted(ticks, key_pts)]
         edges = np.append(ticks, timeline.end)
@@ -268,6 +422,8 @@ class Scan:
             ticks_are_pts=False,
             counts_packets=False,
             key_places=dict(zip(key_ranks, numbers, strict=True)),
+            skipped_frames=self.skipped_frames(),
+            is_gradual=self.is_gradual,
         )
 
     def number_route(self, name: str, settings: SamplingSettings) -> Route:
@@ -275,45 +431,51 @@ class Scan:
 
         Raises:
             TooShortError: fewer packets than a burst has frames.
-            Unreachable: no packet is a key frame.
+            Unreachable: no packet is a key frame, or key frames are none to begin at.
         """
-        if not any(self.keys):
+        if not any(self.keys) or self.is_gradual:
             raise Unreachable("no key frame")
         keys = [index for index, key in enumerate(self.keys) if key]
         frames = len(self.keys)
         return Route(
             Timeline(keys[0], frames, keys, 1, np.arange(frames)),
             segment_count(frames - keys[0], name, settings),
-            frames,
-            frames / self.declared_fps,
+            frames - keys[0],
+            frames / self.fps,
             tick=lambda frame, begun, index: begun + index,
-            seconds=lambda tick: (tick - keys[0]) / self.declared_fps,
+            seconds=lambda tick: (tick - keys[0]) / self.fps,
             ticks_are_pts=False,
             counts_packets=True,
             key_places={index: self.numbers[index] for index in keys},
+            skipped_frames=self.skipped_frames(),
         )
 
     def count_route(self, frames: int, source: VideoSource, settings: SamplingSettings) -> Route:
         """Make a timeline of the frames that come out of the decoder from the first packet on.
 
+        Args:
+            frames: that came out.
+            source: of the video.
+            settings: how much is looked at.
+
         Raises:
-            CorruptVideoError, LimitExceededError: far fewer frames than packets, where those are not single fields.
+            CorruptVideoError, LimitExceededError: far fewer frames than packets.
             TooShortError: fewer frames than a burst.
         """
-        packets = sum(self.shown)
-        are_fields = not source.lost_packets and abs(packets - 2 * frames) <= 0.02 * packets
-        if _falls_short(frames, packets, _SLACK_FRAMES) and not are_fields:
-            raise source.undecodable(f"{frames} of {packets} frames decode")
+        due = sum(self.shown) - self.skipped_frames()  # a recording may begin anywhere
+        if _falls_short(frames, due, _SLACK_FRAMES):
+            raise source.undecodable(f"{frames} of {due} frames decode")
         return Route(
             Timeline(0, frames, [0], 1, np.arange(frames)),
             segment_count(frames, source.name, settings),
             frames,
-            frames / self.declared_fps,
+            self.duration_s(),
             tick=lambda frame, begun, index: index,
-            seconds=lambda tick: tick / self.declared_fps,
+            seconds=lambda tick: tick / self.fps,
             ticks_are_pts=False,
             counts_packets=False,
             key_places={0: 0},
+            skipped_frames=self.skipped_frames(),
         )
 
 
@@ -325,13 +487,12 @@ def scan_packets(video: OpenVideo) -> Scan:
     """Read every packet of a file and decode none.
 
     Raises:
-        CorruptVideoError: the file holds less than it declares, or no video at all.
-        LimitExceededError: too many packets.
+        CorruptVideoError: the file holds no video at all.
+        LimitExceededError: too many packets, or too long.
     """
-    source, limits = video.source, video.source.limits
-    fps, declared_frames = video.declared_fps() or 25.0, video.stream.frames
-    scan = Scan([], [], [], [], 0.0, limits.max_duration_s, float(video.time_base), fps)
-    first_s, last_s, number = float("inf"), float("-inf"), -1
+    source, limits, headers = video.source, video.source.limits, video.picture_headers()
+    scan = Scan(limits.max_duration_s, float(video.time_base), 25.0)
+    first_s, last_s, last_pts, number, are_intra = float("inf"), float("-inf"), float("-inf"), -1, True
     try:
         for packet in video.container.demux():
             ours = packet.stream_index == video.stream.index
@@ -341,31 +502,39 @@ def scan_packets(video: OpenVideo) -> Scan:
             if ours and packet.is_corrupt:
                 source.lost_packets.add(packet.pos or 0)
             if packet.pts is not None and not packet.is_discard:
-                time_base = float(packet.time_base)
+                time_base, duration = float(packet.time_base), packet.duration or 0
                 first_s = min(first_s, packet.pts * time_base)
-                last_s = max(last_s, (packet.pts + (packet.duration or 0)) * time_base)
-            if ours:
-                scan.numbers.append(number)
-                scan.pts.append(packet.pts)
-                scan.keys.append(packet.is_keyframe)
-                scan.shown.append(not packet.is_discard)
-                if len(scan.numbers) > limits.max_frames:
-                    raise LimitExceededError(source.name, f"more than {limits.max_frames} frames")
+                last_s = max(last_s, (packet.pts + duration) * time_base)
+                if ours and packet.pts > last_pts:
+                    last_pts, scan.end_pts = packet.pts, packet.pts + duration if duration else None
+            if not ours:
+                continue
+            scan.packets += 1
+            if scan.packets > limits.max_frames:
+                raise LimitExceededError(source.name, f"more than {limits.max_frames} frames")
+            if headers is not None and headers.is_second_field(packet):
+                continue
+            scan.numbers.append(number)
+            scan.pts.append(packet.pts)
+            scan.keys.append(packet.is_keyframe)
+            scan.shown.append(not packet.is_discard)
+            if headers is not None and packet.is_keyframe:
+                are_intra &= headers.is_intra(packet)
     except FATAL:
         raise
     except av.error.FFmpegError:
-        pass  # what could be read is judged below
+        pass  # what could be read is judged by `Scan.check`
     if not scan.numbers:
         raise CorruptVideoError(source.name, "its video stream is empty")
     scan.span_s = max(0.0, last_s - first_s)
-    declared_s = video.declared_duration_s()
-    held, missing_s = len(scan.numbers), (declared_s or 0.0) - scan.span_s
-    if scan.span_s and _falls_short(scan.span_s, declared_s, _SLACK_S):
-        raise CorruptVideoError(source.name, f"cut off: holds {scan.span_s:.2f} s of {declared_s:.2f} s")
-    if _falls_short(held, declared_frames, _SLACK_FRAMES):
-        raise CorruptVideoError(source.name, f"cut off: holds {held} of {declared_frames} frames")
-    by_time = round(missing_s * fps) if scan.span_s and missing_s > _SLACK_S else 0
-    source.missing_frames = max(0, by_time, declared_frames - held)
+    scan.is_gradual = not are_intra
+    scan.first = scan.keys.index(True) if any(scan.keys) else 0
+    if len(scan.numbers) < scan.packets:
+        source.paired_fps = _fps([pts for pts in scan.pts if pts is not None], scan.time_base_s)
+    scan.fps = video.declared_fps() or scan.fps
+    durations_s = video.declared_durations_s(first_s if scan.span_s else None)
+    scan.declared_s = nearest(durations_s, scan.span_s) if durations_s else 0.0
+    scan.declared_frames = video.stream.frames
     return scan
 
 

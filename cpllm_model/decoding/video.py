@@ -7,13 +7,16 @@ the timestamps of all packets, by counting every frame. Each gives just the fram
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av.error
 import numpy as np
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
@@ -22,7 +25,7 @@ from cpllm_model.decoding.pictures import decode_picture, probe_picture
 from cpllm_model.decoding.pixels import displayed_size, orientation
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, picture_codec
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
-from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure, scan_packets
+from cpllm_model.decoding.timeline import Route, Scan, Unreachable, corrected, index_route, measure, scan_packets
 from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
 
 __all__ = [
@@ -35,8 +38,9 @@ __all__ = [
     "fragment_origins",
     "probe",
 ]
-#: Packets after which a stream that gave no frame is given up.
+#: Packets after which a stream that gave no frame is given up, and those that are passed over for a key frame.
 _PROBE_PACKETS = 512
+_MOST_LEADING = 8192
 #: Times that a plan is made anew with key frames where they were found rather than where the index has them.
 _CORRECTIONS = 6
 
@@ -44,7 +48,8 @@ _CORRECTIONS = 6
 def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> VideoInfo:
     """Read what a container says and decode one frame.
 
-    Only where the container gives no duration or no believable frame rate are all packets read.
+    All packets are read only where the container gives no duration or no believable frame rate, or neither an
+    index nor the clock at some places of the file bears out the duration.
 
     Args:
         file: seekable, opened for reading bytes.
@@ -58,13 +63,17 @@ def probe(file: BinaryIO, name: str, limits: DecodeLimits | None = None) -> Vide
         if codec := picture_codec(source.head()):
             return probe_picture(source, codec)
         with source.opened() as video:
-            known = video.likely_duration_s() is not None and video.declared_fps() is not None
-            measured = (None, None) if known else measure(video)
-            if measured:
-                return _info(video, _first_frame(video), *measured)
-            scan = scan_packets(video)
+            frame = _first_frame(video)
+            try:
+                duration_s, frames = measure(video)
+            except Unreachable:
+                pass
+            else:
+                if frames is not None or video.declared_fps() is not None:
+                    return _info(video, frame, duration_s, frames)
         with source.opened() as video:
-            return _info(video, _first_frame(video), scan.duration_s(), len(scan.numbers))
+            scan = scan_packets(video)
+            return _info(video, frame, scan.duration_s(), len(scan.numbers))
 
 
 def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: DecodeLimits | None = None) -> VideoSamples:
@@ -88,6 +97,9 @@ def decode(file: BinaryIO, name: str, settings: SamplingSettings, limits: Decode
             reasons = [str(reason)]
         with source.opened() as video:
             scan = scan_packets(video)
+        scan.check(source)
+        if scan.is_gradual:
+            scan.first = _first_decoded(source, scan)
         for route in (
             lambda: scan.time_route(name, settings),
             lambda: scan.number_route(name, settings),
@@ -116,9 +128,17 @@ def _by_index(source: VideoSource, settings: SamplingSettings) -> VideoSamples:
         return _samples(video, sight, route, plan, "keyframe+decode" if plan.decodes_on else "keyframe")
 
 
+def _first_decoded(source: VideoSource, scan: Scan) -> int:
+    """Decode from the first key frame on until a frame comes out; which it is of those in the order of the file."""
+    with source.opened() as video:
+        video.stream.codec_context.copy_opaque = True
+        number: Any = _first_frame(video).opaque
+    return bisect_left(scan.numbers, number)
+
+
 def _count_frames(source: VideoSource) -> int:
     with source.opened() as video:
-        return sum(1 for _ in _frames(video))
+        return sum(1 for _ in _frames(video, video.container.demux(video.stream)))
 
 
 def _read_through(source: VideoSource, settings: SamplingSettings, route: Route) -> VideoSamples:
@@ -131,11 +151,14 @@ def _read_through(source: VideoSource, settings: SamplingSettings, route: Route)
 def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, plan_name: str) -> VideoSamples:
     assert sight.first_frame is not None
     starts, ends = ([route.seconds(tick) for tick in ticks] for ticks in zip(*plan.bounds, strict=True))
-    info = _info(video, sight.first_frame, route.duration_s, route.frames)
+    info = _info(video, sight.first_frame, route.duration_s, route.frames + route.skipped_frames)
     return VideoSamples(
         info=info,
         plan=plan_name,
-        damaged_frames=len(sight.damaged_ticks) + len(video.source.lost_packets) + video.source.missing_frames,
+        damaged_frames=len(sight.damaged_ticks)
+        + len(video.source.lost_packets)
+        + video.source.missing_frames
+        + route.skipped_frames,
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
         burst_interval_s=np.array([_interval_s(ticks, route, info.fps) for ticks in sight.burst_ticks]),
@@ -153,12 +176,11 @@ def _interval_s(ticks: list[int], route: Route, fps: float) -> float:
     return 1 / fps
 
 
-def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, frames: int | None = None) -> VideoInfo:
-    """Describe a video by its container and a frame, and where it is silent, by what was measured."""
+def _info(video: OpenVideo, frame: VideoFrame, measured_s: float, frames: int | None) -> VideoInfo:
+    """Describe a video by its container and a frame, and where it is silent or wrong, by what was measured."""
     height_px, width_px = displayed_size(frame)
     context = video.stream.codec_context
-    duration_s, fps = video.likely_duration_s() or measured_s, video.declared_fps()
-    assert duration_s is not None
+    duration_s, fps, is_paired = video.duration_s(measured_s), video.declared_fps(), video.source.paired_fps is not None
     return VideoInfo(
         duration_s=duration_s,
         width_px=width_px,
@@ -168,12 +190,13 @@ def _info(video: OpenVideo, frame: VideoFrame, measured_s: float | None = None, 
         pixel_format=frame.format.name,
         rotation_deg=orientation(frame).rotation_deg,
         bit_rate_bps=context.bit_rate or int(video.source.size_bytes * 8 / duration_s),
-        frame_count=video.stream.frames or frames,
+        frame_count=frames if is_paired else video.stream.frames or frames,
     )
 
 
 def _first_frame(video: OpenVideo) -> VideoFrame:
-    for frame in _frames(video, _PROBE_PACKETS):
+    """The first frame of a container that was just opened."""
+    for frame in _frames(video, _promising(video.container.demux(video.stream))):
         return frame
     if not video.stream.codec_context.width:
         most_px = video.source.limits.max_frame_px
@@ -181,12 +204,35 @@ def _first_frame(video: OpenVideo) -> VideoFrame:
     raise video.source.undecodable("no frame of it decodes")
 
 
-def _frames(video: OpenVideo, packets: int | None = None) -> Iterator[VideoFrame]:
-    """Frames from the start of a container that was just opened, over what does not decode."""
+def _promising(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """Number the packets, and give those from the first key frame on; the first of all only if that is far or none.
+
+    What precedes the first key frame costs much to decode and gives nothing.
+    """
+    numbered = _numbered(packets)
+    leading: list[Packet] = []
+    is_found = False
+    while not is_found and len(leading) < _PROBE_PACKETS and (packet := next(numbered, None)) is not None:
+        is_found = packet.is_keyframe
+        if is_found:
+            leading.clear()
+        leading.append(packet)
+    yield from leading
+    unread = itertools.islice(numbered, _MOST_LEADING)
+    following = unread if is_found else itertools.dropwhile(lambda packet: not packet.is_keyframe, unread)
+    yield from itertools.islice(following, _PROBE_PACKETS)
+
+
+def _numbered(packets: Iterator[Packet]) -> Iterator[Packet]:
+    for number, packet in enumerate(packets):
+        packet.opaque = number
+        yield packet
+
+
+def _frames(video: OpenVideo, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
+    """Frames of packets, over what does not decode."""
     try:
-        for number, packet in enumerate(video.container.demux(video.stream)):
-            if packets is not None and number >= packets:
-                return
+        for packet in packets:
             try:
                 frames = video.stream.codec_context.decode(packet if packet.size else None)
             except FATAL:

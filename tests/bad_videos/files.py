@@ -7,8 +7,9 @@ samples show which way up a frame stands, whether its colours are right, and whi
 from __future__ import annotations
 
 import io
+import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,49 @@ def encoded(
     return file.getvalue()
 
 
-def jpeg(pixels: np.ndarray, subsampling: int = 2, claims: tuple[int, int] | None = None) -> bytes:
+def remuxed(data: bytes, container: str, offset_s: float = 0.0, sound_s: float = 0.0, **options: str) -> bytes:
+    """The video of a file in another container.
+
+    Args:
+        data: the file.
+        container: by libav's name.
+        offset_s: where its clock begins.
+        sound_s: how long it has silence beside it.
+        options: of the muxer.
+    """
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data), "r") as source, av.open(file, "w", format=container, options=options) as muxer:
+        stream = muxer.add_stream_from_template(source.streams.video[0])
+        noiseless: Any = muxer.add_stream("aac", rate=44100) if sound_s else None
+        for packet in source.demux(video=0):
+            if packet.pts is not None and packet.dts is not None:
+                shift = round(offset_s / float(packet.time_base))
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                muxer.mux(packet)
+        for index in range(int(sound_s * 44100 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, index * 1024
+            muxer.mux(noiseless.encode(frame))
+        if noiseless is not None:
+            muxer.mux(noiseless.encode())
+    return file.getvalue()
+
+
+def boxes(data: bytes) -> Iterator[bytes]:
+    """The outermost boxes of an MP4 file."""
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        yield data[at : at + size]
+        at += size
+
+
+def jpeg(
+    pixels: np.ndarray, subsampling: int = 2, claims: tuple[int, int] | None = None, exif: Image.Exif | None = None
+) -> bytes:
     """A picture as JPEG; `claims` is the width and height that it says it has."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=subsampling)
+    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=subsampling, exif=exif or Image.Exif())
     data = bytearray(file.getvalue())
     if claims:
         at = data.index(b"\xff\xc0")
@@ -319,9 +359,47 @@ def empty_h264(width_px: int, height_px: int, claims: tuple[int, int], frames: i
     return Coded(packets, keys, b"avc1", box(b"avcC", private), "V_MPEG4/ISO/AVC", private, *claims)
 
 
+def field_h264(frames: int = FRAMES) -> Coded:
+    """The frames of `picture` as H.264 without compression: two fields each, in packets of their own."""
+    columns, rows = WIDTH_PX // 16, HEIGHT_PX // 32
+    sequence = b"\x67" + _bits(f"{77:08b} {0:08b} {30:08b}", 0, 4, 2, 1, "0", columns - 1, rows - 1, "001 00")
+    picture_ = b"\x68" + _bits(0, 0, "00", 0, 0, 0, "000", 0, 0, 0, "100")
+    private = b"\x01\x4d\x00\x1e\xff\xe1" + _sized(sequence, 2) + b"\x01" + _sized(picture_, 2)
+    rgb_43 = QUADRANTS[
+        [row * 2 // rows * 2 + column * 2 // columns for row in range(rows) for column in range(columns)]
+    ]
+    packets, keys = [], []
+    for index in range(frames):
+        number_, is_key = index % 12, index % 12 == 0
+        yuv_43 = np.rint((rgb_43 + float(index)) @ _TO_YUV.T + (16, 128, 128)).astype(np.uint8)
+        blocks = b"".join(np.repeat(yuv, (256, 64, 64)).tobytes() + b"\x0d\x00" for yuv in yuv_43)[:-2]
+        for parity in range(2):
+            is_idr = is_key and parity == 0
+            head = (0, 7, 0, f"{number_:08b} 1 {parity}", *((0, "00") if is_idr else ("0",)), 0, 1, 25)
+            bits = _joined(*head)
+            start = int(bits + "0" * (-len(bits) % 8), 2).to_bytes(-(-len(bits) // 8), "big")
+            unit = (b"\x65" if is_idr else b"\x61") + _escaped(start + blocks + b"\x80")
+            packets.append(_sized(unit, 4))
+            keys.append(is_idr)
+    return Coded(packets, keys, b"avc1", box(b"avcC", private), "V_MPEG4/ISO/AVC", private)
+
+
+#: Luma and chroma of RGB codes by BT.601 (Rec. ITU-R BT.601-7, 2.5.1), limited range.
+_TO_YUV = np.array([(65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214)]) / 255
+
+
+def _escaped(data: bytes) -> bytes:
+    """With bytes put in against false start codes (7.4.1)."""
+    return re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", data)
+
+
+def _joined(*fields: str | int) -> str:
+    return "".join(field if isinstance(field, str) else _exp_golomb(field) for field in fields).replace(" ", "")
+
+
 def _bits(*fields: str | int) -> bytes:
     """Bits as they are, and numbers as Exp-Golomb codes, with the trailing bits."""
-    bits = "".join(field if isinstance(field, str) else _exp_golomb(field) for field in fields).replace(" ", "") + "1"
+    bits = _joined(*fields) + "1"
     bits += "0" * (-len(bits) % 8)
     return int(bits, 2).to_bytes(len(bits) // 8, "big")
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from tests.bad_videos.files import (
     FAST,
     FRAMES,
     HEIGHT_PX,
     WIDTH_PX,
+    boxes,
     edit_list,
     element,
     empty_h264,
@@ -25,8 +27,22 @@ from tests.bad_videos.files import (
     mp4,
     number,
     pictures,
+    remuxed,
 )
-from tests.bad_videos.streams import UPRIGHT, Input, avc, still, stills
+from tests.bad_videos.streams import (
+    UPRIGHT,
+    Input,
+    avc,
+    clip,
+    cut_stream,
+    fields,
+    pairs,
+    refreshed,
+    still,
+    stills,
+    transport_stream,
+    vp8,
+)
 
 HEVC = {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"}
 UNEVEN = [int(step) for step in np.random.default_rng(0).integers(5, 400, FRAMES)]
@@ -72,6 +88,54 @@ TIMES = {
     "an edit that waits": timed(lambda: mp4(avc(), edits=edit_list((5000, -1), (1920, 0)))),
     "an edit that shows half": timed(lambda: mp4(avc(), edits=edit_list((960, 960)))),
     "an edit that shows nothing": Input(lambda: mp4(avc(), edits=edit_list((1920, 10**6))), "corrupt_video"),
+}
+
+
+def joined_late(skipped: int) -> bytes:
+    """Fragmented MP4 without its first fragments, as a player that joins a broadcast gets it."""
+    flags = "+frag_keyframe+empty_moov+default_base_moof+frag_discont"
+    whole = list(boxes(remuxed(clip(), "mp4", movflags=flags)))
+    fragments = [one for one in whole if one[4:8] in (b"moof", b"mdat")]
+    return b"".join([*(one for one in whole if one[4:8] in (b"ftyp", b"moov")), *fragments[2 * skipped :]])
+
+
+def lasting(make: Callable[[], bytes], duration_s: float, damaged: bool = False, fps: float = 25.0) -> Input:
+    """A video whose row has to say how long it is, whatever it says of itself."""
+    return Input(make, damaged=damaged, advances=True, duration_s=duration_s, fps=fps)
+
+
+YEARS_S = 1_732_560_000
+LONG_SOUND = ("matroska", "flv", "asf", "mp4", "mpegts")
+SPANS = {
+    "begins after an hour, Matroska": lasting(lambda: remuxed(clip(), "matroska", 3600), 1.92),
+    "begins after 4 s, Matroska": lasting(lambda: remuxed(clip(), "matroska", 4), 1.92),
+    "begins after an hour, FLV": lasting(lambda: remuxed(clip(), "flv", 3600), 1.92),
+    "begins after an hour, ASF": lasting(lambda: remuxed(clip(), "asf", 3600), 1.92),
+    "begins after an hour, MPEG-TS": lasting(lambda: remuxed(clip(), "mpegts", 3600), 1.92),
+    "a clock since 1970, Matroska": lasting(lambda: remuxed(clip(), "matroska", YEARS_S), 1.92),
+    "a length and not an end, Matroska": lasting(
+        lambda: mkv(avc(), [90_000 + 40 * n for n in range(FRAMES)], duration_ms=1920), 1.92
+    ),
+    "neither an end nor a length, Matroska": lasting(
+        lambda: mkv(avc(), [5000 + 40 * n for n in range(FRAMES)], duration_ms=1000), 1.92
+    ),
+    "joined late": lasting(lambda: joined_late(2), 0.96),
+    "joined streams": lasting(lambda: transport_stream() * 3, 5.76, damaged=True),
+    "joined program streams": Input(
+        lambda: encoded("mpeg2video", "yuv420p", "mpeg") * 3, tolerance=24, duration_s=5.76, fps=25.0
+    ),
+    **{
+        f"long sound, {container}": lasting(lambda container=container: remuxed(clip(), container, sound_s=19.2), 1.92)
+        for container in LONG_SOUND
+    },
+    "no key frames, H.264": timed(lambda: mkv(replace(avc(), keys=[False] * FRAMES), duration_ms=1920)),
+    "no key frames, VP8": Input(lambda: mkv(vp8(), duration_ms=1920), tolerance=24, duration_s=1.92, fps=25.0),
+    "from the middle": lasting(lambda: cut_stream(transport_stream(), 0.15), 1.68, damaged=True),
+    "refreshed bit by bit": lasting(refreshed, 1.92),
+    "refreshed bit by bit, from the middle": lasting(lambda: cut_stream(refreshed(), 0.3), 1.36, damaged=True),
+    "fields": lasting(lambda: mp4(fields(), durations=20), 1.92),
+    "fields, Matroska": lasting(lambda: mkv(fields(), [20 * n for n in range(2 * FRAMES)], duration_ms=1920), 1.92),
+    "fields in pairs": lasting(lambda: mp4(pairs()), 1.92),
 }
 
 SIZES = {
@@ -134,6 +198,13 @@ FORMATS = {
     "grey 16 bit": ("ffv1", "gray16le", "matroska", {}, {"grey": True}),
     "rows from the bottom up": ("rawvideo", "bgr24", "avi", {}, {}),
     "15 bit RGB": ("rawvideo", "rgb555le", "avi", {}, {}),
+    "Cinepak": ("cinepak", "rgb24", "mov", {}, {"tolerance": 30}),
+    "Cinepak, AVI": ("cinepak", "rgb24", "avi", {}, {"tolerance": 30}),
+    "Sorenson Video 1": ("svq1", "yuv410p", "mov", {}, {"tolerance": 30}),
+    "Sorenson Spark": ("flv", "yuv420p", "flv", {}, {"tolerance": 24}),
+    "RealVideo 1": ("rv10", "yuv420p", "rm", {}, {"tolerance": 24}),
+    "RealVideo 2": ("rv20", "yuv420p", "rm", {}, {"tolerance": 24}),
+    "JPEG 2000": ("jpeg2000", "yuv422p10le", "mxf", {}, {}),
     "interlaced": ("libx264", "yuv420p", "mp4", {**FAST, "x264-params": "interlaced=1"}, {}),
     "interlaced MPEG-2": ("mpeg2video", "yuv420p", "mpegts", {"flags": "+ildct+ilme"}, {}),
 }
@@ -171,6 +242,13 @@ def turned(matrix: tuple[float, ...], quadrants: tuple[int, ...], rotation_deg: 
     return Input(lambda: mp4(stills(), matrix=matrix), quadrants=quadrants, size_px=size_px, rotation_deg=rotation_deg)
 
 
+def with_exif(orientation: int) -> bytes:
+    """Motion JPEG whose pictures have EXIF, with this orientation."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", orientation
+    return mp4(motion_jpeg(jpeg(pixels, exif=exif) for pixels in pictures()))
+
+
 def rolled(degrees: float) -> bytes:
     """Matroska with a roll of its projection, counterclockwise."""
     projection = element(0x7670, number(0x7671, 0), element(0x7675, struct.pack(">d", degrees)))
@@ -184,4 +262,8 @@ LOOKS = {
         lambda: rolled(90.0), quadrants=(1, 3, 0, 2), size_px=(HEIGHT_PX, WIDTH_PX), rotation_deg=270
     ),
     "turned NaN, Matroska": Input(lambda: rolled(float("nan"))),
+    "EXIF": timed(lambda: with_exif(1)),
+    "EXIF, turned 90": Input(
+        lambda: with_exif(6), quadrants=(2, 0, 3, 1), size_px=(HEIGHT_PX, WIDTH_PX), rotation_deg=90
+    ),
 }

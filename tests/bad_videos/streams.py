@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import av
 
 from tests.bad_videos.files import (
     FAST,
@@ -13,6 +16,7 @@ from tests.bad_videos.files import (
     WIDTH_PX,
     Coded,
     encoded,
+    field_h264,
     h264,
     jpeg,
     motion_jpeg,
@@ -38,6 +42,8 @@ class Input:
         grey: has lost its colours.
         tolerance: of an RGB code.
         advances: frames have to be seen in the order in which they were made.
+        duration_s: what its row of the catalogue says, and what decoding finds; None if that is not looked at.
+        fps: the same for the frame rate.
     """
 
     make: Callable[[], bytes]
@@ -49,6 +55,8 @@ class Input:
     grey: bool = False
     tolerance: int = 14
     advances: bool = False
+    duration_s: float | None = None
+    fps: float | None = None
 
 
 @functools.cache
@@ -78,3 +86,36 @@ def still(width_px: int, height_px: int) -> Coded:
 def transport_stream() -> bytes:
     """The clip as an MPEG transport stream."""
     return encoded("libx264", "yuv420p", "mpegts", options=FAST)
+
+
+def cut_stream(data: bytes, share: float) -> bytes:
+    """A transport stream recorded from the middle on."""
+    return data[int(len(data) / 188 * share) * 188 :]
+
+
+@functools.cache
+def refreshed() -> bytes:
+    """The clip as a transport stream whose only key frame is its first: columns of the picture are renewed in turn."""
+    options = {**FAST, "g": "12", "x264-params": "intra-refresh=1"}
+    return encoded("libx264", "yuv420p", "mpegts", options=options)
+
+
+@functools.cache
+def vp8() -> Coded:
+    """The frames as VP8, of which no container says which are key frames."""
+    options = {"deadline": "realtime", "cpu-used": "8", "g": "12", "crf": "4", "b": "4M"}
+    with av.open(io.BytesIO(encoded("libvpx", "yuv420p", "webm", options=options)), "r") as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    return Coded(packets, [False] * len(packets), b"vp08", codec_id="V_VP8")
+
+
+@functools.cache
+def fields() -> Coded:
+    """The frames as fields in packets of their own."""
+    return field_h264()
+
+
+def pairs() -> Coded:
+    """The same with both fields of a frame in a packet."""
+    one, other = fields().packets[::2], fields().packets[1::2]
+    return replace(fields(), packets=[a + b for a, b in zip(one, other, strict=True)], keys=fields().keys[::2])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
+from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import VideoError
 from cpllm_model.network import checkpoint
@@ -46,7 +46,7 @@ def test_it_ends_as_said_within_its_limits(sandbox: DecodeSandbox, name: str) ->
     expected, data = INPUTS[name], INPUTS[name].make()
     started = time.monotonic()
     try:
-        sandbox.probe(io.BytesIO(data), name)
+        says(sandbox.probe(io.BytesIO(data), name), expected)
     except VideoError:
         assert expected.error is not None
     probed = time.monotonic()
@@ -58,6 +58,7 @@ def test_it_ends_as_said_within_its_limits(sandbox: DecodeSandbox, name: str) ->
         assert error.cause and error.cause.isprintable()
     else:
         assert expected.error is None, f"scored, and not {expected.error}"
+        says(found.info, expected)
         look_at(found, expected)
     assert time.monotonic() - probed < LIMITS.wall_s + 5
     assert peak_bytes(sandbox) < MEMORY_BYTES
@@ -69,6 +70,16 @@ def peak_bytes(sandbox: DecodeSandbox) -> int:
         return 0
     status = Path(f"/proc/{sandbox._child._process.pid}/status").read_text()
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def says(info: VideoInfo, expected: Input) -> None:
+    """Check how long a video is said to be, and at what frame rate."""
+    if expected.duration_s is not None:
+        assert info.duration_s == pytest.approx(expected.duration_s, abs=0.09)
+    if expected.fps is not None:
+        assert info.fps == pytest.approx(expected.fps)
+    if expected.duration_s is not None and expected.fps is not None and info.frame_count is not None:
+        assert info.frame_count == pytest.approx(expected.duration_s * expected.fps, abs=2)
 
 
 def look_at(samples: VideoSamples, expected: Input) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from cpllm_model import errors
 from cpllm_model.decoding.container import VideoSource
+from cpllm_model.decoding.frames import Sampler
 from cpllm_model.decoding.pixels import FrameConverter
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
 from cpllm_model.decoding.sampling import SamplingSettings, Window
@@ -101,6 +102,7 @@ EXACT = {
     "h264 all key frames": ("a.mov", {**H264, "g": 1}, "keyframe"),
     "h264 fragmented": ("a.mp4", {**H264, "movflags": "+frag_keyframe+empty_moov"}, "keyframe"),
     "h264 intra refresh": ("a.mp4", {**H264, "x264-params": "intra-refresh=1"}, None),
+    "h264 intra refresh ts": ("a.ts", {**H264, "x264-params": "intra-refresh=1"}, "sequential"),
     "h264 open mkv": ("a.mkv", {**H264, "x264-params": "open-gop=1:scenecut=0"}, "keyframe"),
     "h264 open ts": ("a.ts", {**H264, "x264-params": "open-gop=1:scenecut=0"}, "sequential"),
     "h264 without timestamps": ("a.h264", H264, "sequential"),
@@ -163,6 +165,83 @@ def test_what_is_read_does_not_grow_with_the_length(clips, name):
         lengths.append(samples.info.duration_s)
     assert lengths[1] > 7 * lengths[0]
     assert read[1] < 1.3 * read[0] and read[1] < 0.2 * files[1].stat().st_size
+
+
+LATE = {
+    "a segment": ("part1.mkv", {"f": "segment", "segment_time": 4}, 100),
+    "after an hour": ("late.mkv", {"output_ts_offset": 3600}, 300),
+    "since 1970": ("live.mkv", {"output_ts_offset": 1_732_560_000}, 300),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_a_clock_may_begin_at_any_time(clips, case):
+    name, options, frames = LATE[case]
+    whole = clips("a.mp4", "testsrc2=s=160x128:r=25:d=12", **{**H264, "g": 25, "bf": 0})
+    path = clips.remux(whole, name.replace("1", "%d"), **options)
+    data = path.with_name(path.name.replace("%d", "1")).read_bytes()
+    for info in (probe(io.BytesIO(data), name), (samples := sampled(data)).info):
+        assert (info.duration_s, info.fps) == (pytest.approx(frames / 25, abs=0.05), 25)
+    assert samples.damaged_frames == 0
+    assert (samples.segment_start_s[0], samples.segment_end_s[-1]) == (0, pytest.approx(frames / 25, abs=0.05))
+
+
+@pytest.mark.parametrize("kept", [slice(0, None), slice(2, 5)], ids=["since 1970", "joined late"])
+def test_a_broadcast_may_be_joined_at_any_time(clips, kept):
+    whole = clips("a.mp4", "testsrc2=s=160x128:r=25:d=12", **{**H264, "g": 25, "bf": 0})
+    path = clips.remux(
+        whole,
+        "live.mpd",
+        f="dash",
+        seg_duration=2,
+        output_ts_offset=1_732_560_000,
+        init_seg_name=f"{whole.name}-init.mp4",
+        media_seg_name=f"{whole.name}-$Number$.m4s",
+    )
+    parts = [path.with_name(f"{whole.name}-{number}.m4s") for number in range(1, 7)][kept]
+    data = b"".join(part.read_bytes() for part in [path.with_name(f"{whole.name}-init.mp4"), *parts])
+    samples = sampled(data)
+    assert probe(io.BytesIO(data), "live").duration_s == pytest.approx(2 * len(parts), abs=0.1)
+    assert samples.info.duration_s == pytest.approx(2 * len(parts), abs=0.1)
+    assert samples.damaged_frames == 0
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.flv"])
+def test_half_a_file_with_a_late_clock_is_refused(clips, name):
+    data = clips.remux(clips("a.mp4", **H264), name, output_ts_offset=3600).read_bytes()
+    with pytest.raises(errors.CorruptVideoError, match="cut off"):
+        sampled(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("options", [{"g": 100}, {"g": 50, "x264-params": "intra-refresh=1"}], ids=["GOP", "refresh"])
+def test_what_decodes_of_a_recording_from_the_middle_is_scored_and_the_rest_counted(clips, options):
+    whole = clips("long.ts", "testsrc2=s=320x240:r=25:d=20", **{**H264, **options}).read_bytes()
+    data = whole[len(whole) // 188 * 35 // 100 * 188 :]
+    samples = sampled(data)
+    truth = every_frame(whole)
+    decodable = len(every_frame(data))
+    for burst in samples.bursts_NTCHW:
+        assert np.diff(positions(burst, [frame[0] for frame in truth])).tolist() == [1] * 4
+    assert samples.info.frame_count == pytest.approx(decodable + samples.damaged_frames, abs=2)
+    assert samples.segment_end_s[-1] == pytest.approx(decodable / 25, abs=0.1)
+    assert 20 < samples.damaged_frames < 110
+
+
+def test_the_cost_of_a_gradual_refresh_does_not_grow_with_the_length(clips, monkeypatch):
+    options = {**H264, "g": 25, "x264-params": "intra-refresh=1", "preset": "ultrafast"}
+    short = clips("refresh.ts", "testsrc2=s=320x240:r=25:d=20", **options)
+    data = clips.remux(short, "refresh.ts", {"stream_loop": 2}).read_bytes()
+    decoded = []
+    monkeypatch.setattr(Sampler, "_decode", lambda *args, kept=Sampler._decode: counted(kept(*args), decoded))
+    samples = sampled(data, replace(SETTINGS, segments=2))
+    assert (samples.plan, samples.damaged_frames) == ("sequential", 0)
+    assert len(decoded) < 600  # of 1500
+
+
+def counted(frames, decoded):
+    for frame in frames:
+        decoded.append(frame.pts)
+        yield frame
 
 
 TURNS = {
