@@ -14,7 +14,7 @@ from av.packet import Packet
 
 #: Of a packet, and of a header in it: what lies further on is not looked at.
 _PACKET_BYTES, _HEADER_BYTES = 1 << 16, 512
-_SLICES, _KEY_SLICE, _SEQUENCE_SET = (1, 2, 5), 5, 7
+_SLICES, _SEQUENCE_SET = (1, 2, 5), 7
 #: Profiles whose sequence set states the form of chroma (7.3.2.1.1).
 _CHROMA_PROFILES = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
 _INTRA = (2, 4, 7, 9)

@@ -25,7 +25,8 @@ from cpllm_model.decoding.pictures import decode_picture, probe_picture
 from cpllm_model.decoding.pixels import displayed_size, orientation
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, picture_codec
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
-from cpllm_model.decoding.timeline import Route, Scan, Unreachable, corrected, index_route, measure, scan_packets
+from cpllm_model.decoding.scan import Scan, scan_packets
+from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure
 from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
 
 __all__ = [
