@@ -24,7 +24,7 @@ from cpllm_dagster.automation import (
     train_and_promote,
 )
 from cpllm_dagster.catalog.objects import VideoStore
-from cpllm_dagster.catalog.s3_object import without_secrets
+from cpllm_dagster.catalog.s3_client import without_secrets
 from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
 from cpllm_dagster.resources import BatchRay, Catalog, PromotedModels, QualityModel, TableLake, VideoLimits

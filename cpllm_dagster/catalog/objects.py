@@ -23,20 +23,19 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote
 from urllib.request import url2pathname
 
-import botocore.session
-from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.utils import parse_timestamp
 
-from cpllm_dagster.catalog.s3_object import (
-    RangedFile,
-    S3Object,
-    client_config,
+from cpllm_dagster.catalog import s3_object
+from cpllm_dagster.catalog.s3_client import (
+    ACCESS,
+    SIGNED,
     is_bucket,
     is_endpoint,
-    listing_error,
+    listed_version,
+    s3_client,
     without_secrets,
 )
+from cpllm_dagster.catalog.s3_object import RangedFile, S3Object, listing_error
 from cpllm_model.decoding.samples import DecodeLimits, has_video_name
 from cpllm_model.errors import (
     ConfigurationError,
@@ -91,11 +90,12 @@ class VideoListing(Iterator[VideoObject]):
 
 @dataclass(frozen=True)
 class VideoStore:
-    """The libraries under one address; it pickles as its two strings, and connects where it is first used.
+    """The libraries under one address; it pickles as its strings, and connects where it is first used.
 
     Args:
         uri: `s3://bucket[/prefix]`, or a folder as a path or a file:// URI.
         endpoint_url: an S3 endpoint other than AWS's own; credentials come by boto3's usual chain.
+        access: how S3 is asked, one of s3_client's ACCESS.
 
     Raises:
         ConfigurationError: the address is neither.
@@ -103,22 +103,25 @@ class VideoStore:
 
     uri: str
     endpoint_url: str | None = None
+    access: str = SIGNED
 
     def __post_init__(self) -> None:
         scheme, separator, rest = self.uri.partition("://")
         bucket = rest.partition("/")[0]
         if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and is_bucket(bucket))):
             raise ConfigurationError(f"{without_secrets(self.uri)!r} is neither s3://bucket/prefix nor a folder")
+        if self.access not in ACCESS:
+            raise ConfigurationError(f"{self.access!r} is no way to read S3: one of {', '.join(ACCESS)}")
         if self.endpoint_url is not None and not is_endpoint(self.endpoint_url):
             raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VideoStore, (self.uri, self.endpoint_url)
+        return VideoStore, (self.uri, self.endpoint_url, self.access)
 
     @cached_property
     def _place(self) -> _S3Prefix | _Folder:
         if self.uri.startswith("s3://"):
-            return _S3Prefix(self.uri, self.endpoint_url)
+            return _S3Prefix(self.uri, self.endpoint_url, self.access)
         return _Folder(self.uri)
 
     def libraries(self) -> list[str]:
@@ -236,16 +239,12 @@ def _file_etag(info: os.stat_result) -> str:
 class _S3Prefix:
     """A prefix of a bucket; one client a process, safe in threads."""
 
-    def __init__(self, uri: str, endpoint_url: str | None) -> None:
+    def __init__(self, uri: str, endpoint_url: str | None, access: str) -> None:
         self.address = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = prefix and prefix.rstrip("/") + "/"
         try:
-            core = botocore.session.get_session()
-            # Its own parser takes two thirds of the time of a long listing.
-            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-            session = Session(botocore_session=core)
-            self.client = session.client("s3", endpoint_url=endpoint_url, config=client_config(endpoint_url))
+            self.client = s3_client(endpoint_url, read_timeout_s=s3_object.READ_TIMEOUT_S, access=access)
         except BotoCoreError as error:
             raise listing_error(uri, error) from error
 
@@ -268,7 +267,7 @@ class _S3Prefix:
                 if not found["Key"].endswith("/"):  # a folder's marker
                     yield VideoObject(
                         uri=f"s3://{self.bucket}/{found['Key']}",
-                        etag=found["ETag"].strip('"'),
+                        etag=listed_version(found),
                         size_bytes=found["Size"],
                         last_modified=found["LastModified"],
                     )
@@ -292,14 +291,6 @@ class _S3Prefix:
             yield from pages.paginate(Bucket=self.bucket, PaginationConfig=size, **query)
         except (BotoCoreError, ClientError) as error:
             raise listing_error(self.address, error) from None  # its text is the storage's own
-
-
-def _moment(text: str) -> datetime:
-    """Read a time: S3 lists ISO 8601; headers have other forms."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (TypeError, ValueError):
-        return parse_timestamp(text)
 
 
 def _downloaded(source: S3Object) -> BinaryIO:
