@@ -1,8 +1,8 @@
 """Where the platform is put together, and the only place that reads its environment.
 
-In: CPLLM_CATALOG_URI, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL, CPLLM_RAY_ADDRESS (AWS
-credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when
-definitions load.
+In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
+CPLLM_RAY_ADDRESS (AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is
+one sentence, when definitions load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cpllm_dagster.automation import (
     train_and_promote,
 )
 from cpllm_dagster.catalog.objects import VideoStore
-from cpllm_dagster.catalog.s3_client import without_secrets
+from cpllm_dagster.catalog.s3_client import ACCESS, SIGNED, without_secrets
 from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
 from cpllm_dagster.resources import BatchRay, Catalog, PromotedModels, QualityModel, TableLake, VideoLimits
@@ -34,7 +34,12 @@ from cpllm_model.network import checkpoint
 
 @dataclass(frozen=True)
 class Settings:
-    """Where videos, tables, model and Ray are; `models_dir` is the folder of promoted models."""
+    """Where videos, tables, model and Ray are.
+
+    Args:
+        models_dir: the folder of promoted models.
+        catalog_access: how S3 is asked for videos, one of s3_client's ACCESS.
+    """
 
     catalog_uri: str
     lake_uri: str
@@ -42,6 +47,7 @@ class Settings:
     s3_endpoint_url: str | None
     ray_address: str
     models_dir: str | None = None
+    catalog_access: str = SIGNED
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -65,6 +71,18 @@ def s3_endpoint_url() -> str | None:
     return url
 
 
+def catalog_access() -> str:
+    """Return how S3 is asked for videos.
+
+    Raises:
+        ConfigurationError: there is no such way.
+    """
+    access = _optional("CPLLM_CATALOG_ACCESS") or SIGNED
+    if access not in ACCESS:
+        raise ConfigurationError(f"CPLLM_CATALOG_ACCESS is {access!r}; give one of {', '.join(ACCESS)}")
+    return access
+
+
 def dagster_instance() -> dg.DagsterInstance:
     """Return the instance that DAGSTER_HOME names, or one that is forgotten when the process ends."""
     return dg.DagsterInstance.get() if _optional("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
@@ -85,6 +103,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         s3_endpoint_url=s3_endpoint_url(),
         ray_address=_optional("CPLLM_RAY_ADDRESS") or "local",
         models_dir=_optional("CPLLM_MODELS_DIR"),
+        catalog_access=catalog_access(),
     )
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
@@ -95,7 +114,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
 
 def video_store(settings: Settings) -> VideoStore:
     """Open the storage of the videos."""
-    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url)
+    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.catalog_access)
 
 
 def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Definitions:
@@ -108,7 +127,9 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
     Raises:
         ConfigurationError, LakeError: an address has the wrong form.
     """
-    catalog = Catalog(uri=settings.catalog_uri, s3_endpoint_url=settings.s3_endpoint_url)
+    catalog = Catalog(
+        uri=settings.catalog_uri, s3_endpoint_url=settings.s3_endpoint_url, s3_access=settings.catalog_access
+    )
     lake = TableLake(uri=settings.lake_uri, s3_endpoint_url=settings.s3_endpoint_url)
     catalog.open()
     lake.open()  # a wrong address ends here, not in a run at night

@@ -20,6 +20,7 @@ from dagster_ray import LocalRay
 from pydantic import Field, PrivateAttr
 
 from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.catalog.s3_client import SIGNED
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.models.promotion import BUNDLED, find_model
 from cpllm_model.decoding.samples import DecodeLimits
@@ -32,6 +33,7 @@ class Catalog(dg.ConfigurableResource):
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    s3_access: str = Field(default=SIGNED, description="How S3 is asked: signed, unsigned or requester-pays.")
 
     def open(self) -> VideoStore:
         """Open the storage.
@@ -39,7 +41,7 @@ class Catalog(dg.ConfigurableResource):
         Raises:
             ConfigurationError: the address is none that can be read.
         """
-        return VideoStore(self.uri, self.s3_endpoint_url)
+        return VideoStore(self.uri, self.s3_endpoint_url, self.s3_access)
 
 
 class TableLake(dg.ConfigurableResource):

@@ -6,7 +6,7 @@ keep their row; the rest is probed, several at a time, each in a process that ca
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
@@ -16,9 +16,10 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
-from cpllm_dagster.assets.incremental import TRANSIENT_TYPES
+from cpllm_dagster.assets.incremental import ARCHIVED, TRANSIENT_TYPES
 from cpllm_dagster.assets.publication import publish, published_or_empty, table_metadata
 from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name
+from cpllm_dagster.catalog.s3_object import ACCESS_HINT
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import video_id
 from cpllm_dagster.partitions import LIBRARIES
@@ -26,7 +27,7 @@ from cpllm_dagster.report.tables import failures_by_type
 from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import VideoError
+from cpllm_model.errors import AccessDeniedError, ConfigurationError, VideoError
 
 #: What the parts of a catalogue that a broken run has probed lie under, beside the names of models.
 PROBED = "probed"
@@ -37,6 +38,7 @@ class CatalogConfig(dg.Config):
 
     probe_processes: int = Field(default=2, ge=1, description="Videos probed at the same time.")
     part_videos: int = Field(default=1000, ge=1, description="Videos after which probed rows are kept as a part.")
+    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
 
 
 @dg.asset(partitions_def=LIBRARIES, group_name="library", kinds={"parquet"}, metadata=table_metadata("catalog"))
@@ -53,13 +55,15 @@ def video_catalog(
     parts, _ = tables.read_parts(library, PROBED)
     known = pa.concat_tables([published_or_empty(tables, "catalog", library), parts["catalog"]])
     listing = store.objects(library)
-    kept, new = split_listing(listing, known)
+    kept, new = split_listing(listing, known, retry_archived=config.retry_archived)
     context.log.info(f"{library!r}: {len(new)} videos to probe, {len(kept)} unchanged, {listing.skipped} other objects")
     probed = []
     for rows in probe_videos(new, store, limits.decode_limits(), config):
         tables.append_part(library, PROBED, {"catalog": rows})
         probed += rows
         context.log.info(f"{library!r}: {len(probed)} of {len(new)} videos probed")
+    good = int((kept["status"].to_numpy() == "ok").sum())
+    require_readable(library, (row.get("error_type") for row in probed), good)
     rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])])
     result = publish(
         tables,
@@ -75,15 +79,38 @@ def video_catalog(
     return result
 
 
-def split_listing(listing: Iterator[VideoObject], known: pa.Table) -> tuple[pa.Table, list[VideoObject]]:
+def require_readable(library: str, errors: Iterable[str | None], good: int) -> None:
+    """Refuse to go on where every object that was asked for is refused, and no other video of the library is good.
+
+    Args:
+        library: the library's true name.
+        errors: the error type of each object that was asked for; None is none.
+        good: number of videos that hold an earlier answer.
+
+    Raises:
+        ConfigurationError: all are refused.
+    """
+    asked = [error for error in errors if error != ARCHIVED]
+    if not good and set(asked) == {AccessDeniedError.error_type}:
+        raise ConfigurationError(
+            f"library {library!r}: {len(asked)} objects are listed, and reading each of them is refused: the "
+            f"credentials need the right to read them (s3:GetObject); {ACCESS_HINT}"
+        )
+
+
+def split_listing(
+    listing: Iterator[VideoObject], known: pa.Table, *, retry_archived: bool = False
+) -> tuple[pa.Table, list[VideoObject]]:
     """Part a listing into rows that still hold and videos to probe.
 
     Args:
         listing: the videos there are.
         known: rows of the catalog table; of two for one video version the later one counts.
+        retry_archived: whether objects that had to be restored are asked for again.
 
     Returns:
         The rows of unchanged videos, and the videos that are new, changed, or failed for a reason that may pass.
+        An object that had to be restored is asked for again when its storage class no longer says so.
     """
     columns = (known[name].to_pylist() for name in ("uri", "etag", "error_type"))
     row_of = {
@@ -91,10 +118,11 @@ def split_listing(listing: Iterator[VideoObject], known: pa.Table) -> tuple[pa.T
         for row, (uri, etag, error_type) in enumerate(zip(*columns, strict=True))
         if error_type not in TRANSIENT_TYPES
     }
+    archived_N = known["error_type"].to_numpy() == ARCHIVED
     kept, new = [], []
     for found in listing:
         row = row_of.get((found.uri, found.etag))
-        if row is None:
+        if row is None or (archived_N[row] and (retry_archived or not found.may_be_archived)):
             new.append(found)
         else:
             kept.append(row)

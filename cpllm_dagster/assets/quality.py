@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from cpllm_dagster.assets.batch_config import BatchConfig
-from cpllm_dagster.assets.catalog import failure_metadata, video_catalog
+from cpllm_dagster.assets.catalog import failure_metadata, require_readable, video_catalog
 from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
@@ -43,6 +43,7 @@ class QualityConfig(BatchConfig):
 
     part_videos: int = Field(default=16, ge=1, description="Results after which a part is kept: what a kill may cost.")
     part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is kept.")
+    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
 
 
 def _spec(table_name: str, description: str) -> dg.AssetSpec:
@@ -84,7 +85,8 @@ def quality(
         "features": published_or_empty(tables, "features", library, ["video_id", "etag", "model_id"]),
     }
     parts, _ = tables.read_parts(library, model_id)
-    plan = plan_quality(published(tables, "catalog", library), now, parts, model_id)
+    listed = published(tables, "catalog", library)
+    plan = plan_quality(listed, now, parts, model_id, retry_archived=config.retry_archived)
     context.log.info(f"{library!r}: {len(plan.todo)} videos to score, {len(plan.kept)} answered by {model_id}")
 
     started = time.monotonic()
@@ -105,6 +107,8 @@ def quality(
                 if keeper.add(rows):
                     context.log.info(f"{library!r}: {count} of {len(plan.todo)} videos done")
     elapsed_s = time.monotonic() - started
+    good = len(rows_of(now["descriptions"], plan.kept, model_id)) + len(plan.recovered["descriptions"])
+    require_readable(library, (row.get("error_type") for row in new["scores"]), good)
     new["scores"] += [failure_row(item, error, model_id, context.run.run_id) for item, error in plan.refused]
     repeated = repeated_failures(new["scores"], now["scores"], model_id)
     new["scores"] = [row for row in new["scores"] if row["video_id"] not in repeated]

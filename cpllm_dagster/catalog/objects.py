@@ -38,6 +38,7 @@ from cpllm_dagster.catalog.s3_client import (
 from cpllm_dagster.catalog.s3_object import RangedFile, S3Object, listing_error
 from cpllm_model.decoding.samples import DecodeLimits, has_video_name
 from cpllm_model.errors import (
+    AccessDeniedError,
     ConfigurationError,
     LimitExceededError,
     ObjectChangedError,
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 #: Objects up to this size are downloaded whole; larger ones are read by ranges.
 DOWNLOAD_BYTES = 100_000_000
 LISTING_PAGE = 1000
+#: Storage classes whose objects may have to be restored before they are read.
+ARCHIVES = {"GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING"}
 
 
 def partition_key(library: str) -> str:
@@ -71,6 +74,7 @@ class VideoObject:
     etag: str
     size_bytes: int
     last_modified: datetime
+    may_be_archived: bool = False
 
 
 class VideoListing(Iterator[VideoObject]):
@@ -156,6 +160,7 @@ class VideoStore:
 
         Raises:
             ObjectMissingError, ObjectChangedError: the object is gone, or is no longer the listed one.
+            AccessDeniedError, ArchivedError: the object may not be read, or has to be restored first.
             SourceReadError: the storage failed to deliver the bytes, after retries.
             LimitExceededError: the object is larger than the limit.
             ConfigurationError: the credentials or the bucket have become wrong, or the disk of temporary files is full.
@@ -212,6 +217,8 @@ class _Folder:
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         except FileNotFoundError:
             raise ObjectMissingError(uri, "the file was listed and is gone") from None
+        except PermissionError:
+            raise AccessDeniedError(uri, "the file may be listed and not read") from None
         except OSError as error:
             raise SourceReadError(uri, f"the file cannot be opened: {error.strerror}") from error
         with file:
@@ -270,6 +277,7 @@ class _S3Prefix:
                         etag=listed_version(found),
                         size_bytes=found["Size"],
                         last_modified=found["LastModified"],
+                        may_be_archived=found.get("StorageClass") in ARCHIVES,
                     )
 
     @contextmanager

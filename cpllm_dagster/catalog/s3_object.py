@@ -24,6 +24,8 @@ from urllib3.exceptions import HTTPError
 
 from cpllm_dagster.catalog.s3_client import listed_version, version_of
 from cpllm_model.errors import (
+    AccessDeniedError,
+    ArchivedError,
     ConfigurationError,
     ObjectChangedError,
     ObjectMissingError,
@@ -54,6 +56,9 @@ CONFIGURATION_CODES = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
+#: Codes by which S3, or a server without codes, refuses one object; and what to do where it refuses everything.
+DENIAL_CODES = {"AccessDenied", "403", "Forbidden"}
+ACCESS_HINT = "CPLLM_CATALOG_ACCESS=unsigned reads a public bucket, =requester-pays one at your expense"
 
 
 def listing_error(address: str, error: BotoCoreError | ClientError) -> ConfigurationError | SourceReadError:
@@ -65,7 +70,8 @@ def listing_error(address: str, error: BotoCoreError | ClientError) -> Configura
         reason, outage = type(error).__name__, isinstance(error, (ReadTimeoutError, ConnectionClosedError))
     if outage:
         return SourceReadError(address, f"the listing failed after retries: {reason}")
-    return ConfigurationError(f"{address!r} cannot be listed: {reason}")
+    hint = f" ({ACCESS_HINT})" if reason in {*DENIAL_CODES, "NoCredentialsError"} else ""
+    return ConfigurationError(f"{address!r} cannot be listed: {reason}{hint}")
 
 
 @dataclass(eq=False)
@@ -100,6 +106,7 @@ class S3Object:
 
         Raises:
             ObjectMissingError, ObjectChangedError: the object is gone, or is no longer the listed one.
+            AccessDeniedError, ArchivedError: the object may not be read, or has to be restored first.
             SourceReadError: the storage failed to deliver, after retries.
             ConfigurationError: the bucket or the credentials have become wrong.
         """
@@ -132,8 +139,8 @@ class S3Object:
         if not self._read_as:
             found = version_of(self._ask(self.client.head_object, Key=self.key))
             page = self._ask(self.client.list_objects_v2, Prefix=self.key, MaxKeys=1)
-            still = [listed_version(item) for item in page.get("Contents", ()) if item["Key"] == self.key]
-            self._read_as = found if still == [self.etag] else self.etag
+            now = {item["Key"]: (listed_version(item), item["Size"]) for item in page.get("Contents", ())}
+            self._read_as = found if now.get(self.key) == (self.etag, self.size_bytes) else self.etag
         return self._read_as
 
     def _ask(self, request: Any, **arguments: Any) -> Any:
@@ -149,6 +156,10 @@ class S3Object:
             return ObjectMissingError(self.uri, "the object was listed and is gone")
         if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
             return ObjectChangedError(self.uri, "the object changed since it was listed")
+        if code in DENIAL_CODES:
+            return AccessDeniedError(self.uri, f"the object may be listed and not read: {code}")
+        if code == "InvalidObjectState":
+            return ArchivedError(self.uri, "the object lies in an archive and has to be restored first")
         if code in CONFIGURATION_CODES:
             return ConfigurationError(f"bucket {self.bucket!r} cannot be read: {code}")
         return SourceReadError(self.uri, f"the storage answers {code}")

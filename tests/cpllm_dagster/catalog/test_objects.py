@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from cpllm_dagster.catalog import objects, s3_object
 from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name, partition_key
 from cpllm_model.errors import (
+    AccessDeniedError,
+    ArchivedError,
     ConfigurationError,
     LimitExceededError,
     ObjectChangedError,
@@ -240,9 +242,10 @@ WHOLE, SHORT = partial("206 Partial Content", b"0123456789", 10), partial("206 P
         ([trickle], SourceReadError),
         ([refusal("503 Slow Down", "SlowDown"), WHOLE], b"0123456789"),
         ([refusal("403 Forbidden", "ExpiredToken")], ConfigurationError),
-        ([refusal("403 Forbidden", "AccessDenied")], SourceReadError),
+        ([refusal("403 Forbidden", "AccessDenied")], AccessDeniedError),
+        ([refusal("403 Forbidden", "InvalidObjectState")], ArchivedError),
     ],
-    ids=["short twice", "always short", "trickling", "slow down once", "expired", "denied"],
+    ids=["short twice", "always short", "trickling", "slow down once", "expired", "denied", "archived"],
 )
 def test_broken_transfers(s3_server: object, answers: list[Any], outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_object, "RANGE_DEADLINE_S", 0.5)
