@@ -53,7 +53,10 @@ def video_catalog(
     library = library_name(context.partition_key)
     store, tables = catalog.open(), lake.claim(context, library)
     parts, _ = tables.read_parts(library, PROBED)
-    known = pa.concat_tables([published_or_empty(tables, "catalog", library), parts["catalog"]])
+    # A table of an earlier version may lack a column.
+    known = pa.concat_tables(
+        [published_or_empty(tables, "catalog", library), parts["catalog"]], promote_options="default"
+    )
     listing = store.objects(library)
     kept, new = split_listing(listing, known, retry_archived=config.retry_archived)
     context.log.info(f"{library!r}: {len(new)} videos to probe, {len(kept)} unchanged, {listing.skipped} other objects")
@@ -64,7 +67,7 @@ def video_catalog(
         context.log.info(f"{library!r}: {len(probed)} of {len(new)} videos probed")
     good = int((kept["status"].to_numpy() == "ok").sum())
     require_readable(library, (row.get("error_type") for row in probed), good)
-    rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])])
+    rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])], promote_options="default")
     result = publish(
         tables,
         "catalog",
@@ -119,14 +122,17 @@ def split_listing(
         if error_type not in TRANSIENT_TYPES
     }
     archived_N = known["error_type"].to_numpy() == ARCHIVED
-    kept, new = [], []
+    kept, keys, new = [], [], []
     for found in listing:
         row = row_of.get((found.uri, found.etag))
         if row is None or (archived_N[row] and (retry_archived or not found.may_be_archived)):
             new.append(found)
         else:
             kept.append(row)
-    return known.take(pa.array(kept, pa.int64())), new
+            keys.append(found.key)
+    rows = known.take(pa.array(kept, pa.int64()))
+    rows = rows.set_column(rows.column_names.index("key"), SCHEMAS["catalog"].field("key"), pa.array(keys, pa.string()))
+    return rows.select(SCHEMAS["catalog"].names), new
 
 
 def probe_videos(
@@ -174,6 +180,7 @@ def catalog_row(video: VideoObject, found: VideoInfo | VideoError) -> dict[str, 
     row = {
         "video_id": video_id(video.uri),
         "uri": video.uri,
+        "key": video.key,
         "etag": video.etag,
         "size_bytes": video.size_bytes,
         "last_modified": video.last_modified,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpllm_dagster.batch.supervisor import VideoItem
-from cpllm_dagster.lake.schemas import places
+from cpllm_dagster.lake.schemas import SCHEMAS, places
 from cpllm_dagster.lake.spool import taken
 from cpllm_model.errors import ArchivedError, VideoError, video_error
 
@@ -35,7 +35,7 @@ class QualityPlan:
         recovered: scores and descriptions of a broken run that hold and are not published.
         refused: failures of the catalogue that are not yet among the scores.
         todo: videos to decode and score.
-        complete: nothing is to be done, and the published tables have no row too many.
+        complete: nothing is to be done, and the published tables have no row too many and no column too few.
     """
 
     kept: pa.Table
@@ -80,6 +80,7 @@ def plan_quality(
         refused=refused,
         todo=[item_of(row) for row in catalog.filter(todo_N).to_pylist()],
         complete=not (refused or todo_N.any() or recovered_N.any())
+        and set(SCHEMAS["scores"].names) <= set(before["scores"].column_names)  # an earlier version had fewer
         and all(len(rows_of(table, kept, model_id)) == len(table) for table in before.values()),
     )
 

@@ -25,7 +25,7 @@ from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
-from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.schemas import SCHEMAS, places
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.report.tables import score_histogram, worst_and_best
@@ -125,6 +125,7 @@ def quality(
         for name, rows in fresh.items():
             # A table of an earlier version may lack columns that may be null.
             now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
+        now["scores"] = with_keys(now["scores"], listed)
     for name, asset in ASSETS.items():
         yield publish(
             tables,
@@ -138,6 +139,15 @@ def quality(
             asset_key=asset,
         )
     tables.clear_parts(library, model_id)
+
+
+def with_keys(scores: pa.Table, catalog: pa.Table) -> pa.Table:
+    """Give the scores with the keys of their videos, as the catalogue has them."""
+    row_N = places(scores["video_id"], catalog["video_id"])
+    key = catalog["key"].take(pa.array(row_N, mask=row_N < 0))
+    at = scores.column_names.index("key") if "key" in scores.column_names else len(scores.column_names)
+    scores = scores.drop_columns(["key"]) if at < len(scores.column_names) else scores
+    return scores.add_column(at, SCHEMAS["scores"].field("key"), key)
 
 
 def kept_tokens(tables: Lake, library: str, model_id: str, described: pa.Table) -> pa.Table:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -68,13 +69,23 @@ def library_name(partition_key: str) -> str:
 
 @dataclass(frozen=True)
 class VideoObject:
-    """One listed video; `uri` holds the raw key on S3, and is file:// with a quoted path otherwise."""
+    """One listed video.
+
+    Args:
+        uri: `s3://bucket/` and the key, or `file://` and the path; names stand in it as they are, not quoted.
+        etag: the version.
+        size_bytes: its length.
+        last_modified: when this version was written.
+        may_be_archived: whether its storage class is one whose objects may have to be restored.
+        key: the object's key in its bucket, or the file's path below the catalogue's folder.
+    """
 
     uri: str
     etag: str
     size_bytes: int
     last_modified: datetime
     may_be_archived: bool = False
+    key: str = ""
 
 
 class VideoListing(Iterator[VideoObject]):
@@ -179,6 +190,7 @@ class _Folder:
         self.root = Path(path).resolve()
         if not self.root.is_dir():
             raise ConfigurationError(f"{uri!r} is not a folder")
+        self.uri = f"file://{_as_text(self.root)}".rstrip("/")
 
     def libraries(self) -> Iterator[str]:
         for entry in os.scandir(self.root):
@@ -205,11 +217,12 @@ class _Folder:
                     continue
                 if etag := _file_etag(info):
                     modified = datetime.fromtimestamp(info.st_mtime, UTC)
-                    yield VideoObject(path.as_uri(), etag, info.st_size, modified)
+                    key = _as_text(path.relative_to(self.root))
+                    yield VideoObject(f"{self.uri}/{key}", etag, info.st_size, modified, key=key)
 
     @contextmanager
     def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
-        path = url2pathname(uri.removeprefix("file://"))
+        path = _as_path(uri.removeprefix("file://"))
         if not uri.startswith("file://") or not self._holds(path):
             raise ConfigurationError(f"{uri!r} does not lie under {str(self.root)!r}")
         try:
@@ -232,6 +245,17 @@ class _Folder:
 
 def _unreadable(error: OSError) -> None:
     raise SourceReadError(str(error.filename), f"the folder cannot be read: {error.strerror}") from error
+
+
+def _as_text(path: Path) -> str:
+    """Give a path as it is; bytes that are not UTF-8 are percent-quoted, since no table could hold them."""
+    return "".join(f"%{ord(mark) - 0xDC00:02X}" if "\udc80" <= mark <= "\udcff" else mark for mark in str(path))
+
+
+def _as_path(text: str) -> str:
+    """Give the path that `_as_text` has made this of; what is there by that very name goes first."""
+    unquoted = re.sub("%([89A-F][0-9A-F])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
+    return text if os.path.lexists(text) or not os.path.lexists(unquoted) else unquoted
 
 
 def _is_utf8(name: str) -> bool:
@@ -278,6 +302,7 @@ class _S3Prefix:
                         size_bytes=found["Size"],
                         last_modified=found["LastModified"],
                         may_be_archived=found.get("StorageClass") in ARCHIVES,
+                        key=found["Key"],
                     )
 
     @contextmanager
