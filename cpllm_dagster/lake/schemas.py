@@ -39,7 +39,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "catalog": _schema(
         video_id=_text,
         uri=_text,
-        key=_text,
+        key=(_text,),  # null in rows of versions before it
         etag=_text,
         size_bytes=_count,
         last_modified=_moment,
