@@ -97,7 +97,7 @@ def require_readable(library: str, errors: Iterable[str | None], good: int) -> N
     if not good and set(asked) == {AccessDeniedError.error_type}:
         raise ConfigurationError(
             f"library {library!r}: {len(asked)} objects are listed, and reading each of them is refused: the "
-            f"credentials need the right to read them (s3:GetObject); {ACCESS_HINT}"
+            f"run needs the right to read them (on S3 s3:GetObject; {ACCESS_HINT})"
         )
 
 

@@ -13,13 +13,13 @@ import dagster as dg
 import pytest
 import yaml
 
-from cpllm_dagster.definitions import build_definitions, read_settings
+from cpllm_dagster.definitions import build_definitions, read_settings, video_store
 from cpllm_model.errors import ConfigurationError, CPLLMError
 
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
-    "CPLLM_RAY_ADDRESS",
+    "CPLLM_RAY_ADDRESS", "CPLLM_CATALOG_ACCESS",
 )  # fmt: skip
 
 
@@ -75,6 +75,7 @@ print(json.dumps({
         ("CPLLM_MODEL", "no-such-model", "no-such-model"),
         ("CPLLM_MODEL", "promoted", "CPLLM_MODELS_DIR is not set"),
         ("CPLLM_S3_ENDPOINT_URL", "localhost:9000", "CPLLM_S3_ENDPOINT_URL is 'localhost:9000'"),
+        ("CPLLM_CATALOG_ACCESS", "public", "CPLLM_CATALOG_ACCESS is 'public'; give one of signed, unsigned"),
     ],
 )
 def test_a_missing_or_wrong_value_is_one_sentence(
@@ -96,6 +97,13 @@ def test_what_is_given_goes_before_the_environment(environment: pytest.MonkeyPat
     assert settings.catalog_uri == str(tmp_path)
     assert (settings.model, settings.s3_endpoint_url, settings.ray_address) == ("tiny", None, "ray://head:10001")
     assert read_settings().lake_uri == str(tmp_path / "lake")
+
+
+def test_how_s3_is_asked_reaches_the_videos(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CPLLM_CATALOG_ACCESS", "unsigned")
+    settings = read_settings()
+    catalog: Any = build_definitions(settings).resources["catalog"]  # pyright: ignore[reportOptionalSubscript]
+    assert catalog.open().access == video_store(settings).access == "unsigned"
 
 
 def test_a_hostile_endpoint_is_refused_without_its_password(environment: pytest.MonkeyPatch) -> None:
