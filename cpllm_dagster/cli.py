@@ -160,7 +160,7 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
             return [column[0] for column in answer.description or []], answer.fetchall()
         except duckdb.Error as error:
             # Several lines, of which the last points at a place in the one before.
-            for line in f"cpllm: {sentence(error)}".splitlines():
+            for line in f"cpllm: {sentence(error)}".split("\n"):
                 Console(stderr=True).print(_shown(line), soft_wrap=True)
             raise typer.Exit(2) from None
 

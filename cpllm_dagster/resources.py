@@ -249,7 +249,7 @@ class BatchRay(LocalRay):
                 logging_level=logging.WARNING,
                 **options | self.ray_init_options,  # type: ignore[arg-type]
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises its own, the system's and bare ones
             raise ConfigurationError(f"no Ray at {self.address!r}: {str(error).partition(chr(10))[0]}") from error
         return self._context
 

@@ -278,17 +278,17 @@ def _find(paths: list[Path]) -> list[Path]:
 
 
 def _predictor(model: str) -> QualityPredictor:
+    if model == "promoted" and not Path(model).exists():
+        raise ConfigurationError(
+            "the model is 'promoted', which names one to the platform's runs only: "
+            "give its folder here, --model $CPLLM_MODELS_DIR/promoted"
+        )
     # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
 
     from cpllm_model.predictor import QualityPredictor
 
-    if model == "promoted" and not Path(model).exists():
-        raise ConfigurationError(
-            "the model is 'promoted', which names one to the platform's runs only: "
-            "give its folder here, --model $CPLLM_MODELS_DIR/promoted"
-        )
     logging.disable_progress_bar()
     return QualityPredictor.from_pretrained(model)
 
