@@ -1,7 +1,7 @@
-"""The cpllm command: the model's commands and those of the platform, run | sql | report | demo | dev.
+"""The cpllm command: the model's commands and those of the platform, run | retire | sql | report | demo | dev.
 
 Answers go to standard output, what goes on and what went wrong to standard error. Exit status: 0 done, 1 a library
-failed, 2 wrong use or settings. Dagster, Ray and torch are imported by the commands that need them.
+failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imported by the commands that need them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from cpllm_model.cli import _shown, _told_in_a_sentence, app
+from cpllm_model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cpllm_dagster.lake.tables import Lake
@@ -52,22 +53,57 @@ def run(
     catalog: CatalogUri = None,
     lake: LakeUri = None,
     model: ModelName = None,
+    allow_shrinking: Annotated[
+        bool,
+        typer.Option("--allow-shrinking", help="Take it as right that the named libraries have lost many videos."),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Score libraries now, in this process: catalogue, scores, descriptions, comparisons, rankings.
 
-    Only new and changed videos cost work. The run is recorded in the Dagster instance of DAGSTER_HOME, if that is set.
+    Only new and changed videos cost work. A library that has tables and is no longer in the catalogue fails. The run is
+    recorded in the Dagster instance of DAGSTER_HOME, if that is set.
+    """
+    if allow_shrinking and not library:
+        raise typer.BadParameter("--allow-shrinking needs --library: name those that have shrunk")
+    with _told_in_a_sentence():
+        from cpllm_dagster import definitions, local_runs
+        from cpllm_dagster.lake.tables import Lake
+
+        settings = definitions.read_settings(catalog_uri=catalog, lake=lake, model=model)
+        platform = definitions.build_definitions(settings, keep_ray=True)
+        store, tables = definitions.video_store(settings), Lake(settings.lake_uri, settings.s3_endpoint_url)
+        libraries = local_runs.libraries_to_run(store, tables, library)
+        with definitions.dagster_instance() as instance:
+            log_level = "INFO" if verbose else "CRITICAL"
+            failed = local_runs.run_libraries(
+                platform, libraries, instance, Console(stderr=True), log_level, allow_shrinking=allow_shrinking
+            )
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def retire(
+    library: Annotated[str, typer.Argument(help="A library that is no longer wanted.")],
+    lake: LakeUri = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be removed.")] = False,
+) -> None:
+    """Remove a library's tables and its partition; its videos are not touched.
+
+    A library that is still in the catalogue comes back with the next run.
     """
     with _told_in_a_sentence():
         from cpllm_dagster import definitions, local_runs
 
-        settings = definitions.read_settings(catalog_uri=catalog, lake=lake, model=model)
-        platform = definitions.build_definitions(settings, keep_ray=True)
-        libraries = library or definitions.video_store(settings).libraries()
+        tables = _filled_lake(lake, library)
+        if not yes:
+            raise ConfigurationError(
+                f"the tables of {library!r} in {tables.uri!r}, of {_videos(tables, library)} videos, would be removed. "
+                "Nothing was: say --yes if that is right"
+            )
         with definitions.dagster_instance() as instance:
-            log_level = "INFO" if verbose else "CRITICAL"
-            failed = local_runs.run_libraries(platform, libraries, instance, Console(stderr=True), log_level)
-    raise typer.Exit(1 if failed else 0)
+            removed = local_runs.retire_library(tables, library, instance)
+    Console(stderr=True).print(_shown(f"{library}: removed {', '.join(removed)}"))
 
 
 @app.command()
@@ -79,11 +115,7 @@ def sql(
 ) -> None:
     """Ask the tables of a lake a question in SQL (DuckDB)."""
     with _told_in_a_sentence():
-        from cpllm_dagster import definitions
-        from cpllm_dagster.lake.tables import Lake
-
-        tables = Lake(definitions.lake_uri(lake), definitions.s3_endpoint_url())
-        columns, rows = _answer(tables, query)
+        columns, rows = _answer(_filled_lake(lake), query)
     if output is Format.csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(columns)
@@ -105,11 +137,9 @@ def report(
 ) -> None:
     """Print each library's ranking and its failures."""
     with _told_in_a_sentence():
-        from cpllm_dagster import definitions
-        from cpllm_dagster.lake.tables import Lake
         from cpllm_dagster.report.tables import print_library
 
-        tables = Lake(definitions.lake_uri(lake), definitions.s3_endpoint_url())
+        tables = _filled_lake(lake, *(library or []))
         for name in library or tables.libraries():
             print_library(tables, name, Console(), limit)
 
@@ -141,6 +171,31 @@ def dev(
 def main() -> None:
     """Run the command."""
     app()
+
+
+def _filled_lake(uri: str | None, *libraries: str) -> Lake:
+    """Open the lake that is given, else that of the environment; it must hold these libraries, and some at all.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    from cpllm_dagster import definitions
+    from cpllm_dagster.catalog.objects import no_library
+    from cpllm_dagster.lake.tables import Lake
+
+    lake = Lake(definitions.lake_uri(uri), definitions.s3_endpoint_url())
+    there = lake.libraries()
+    if not there:
+        raise ConfigurationError(f"no tables lie under {lake.uri!r}: give the lake that `cpllm run` has filled")
+    for library in libraries:
+        if library not in there:
+            raise no_library(library, there)
+    return lake
+
+
+def _videos(lake: Lake, library: str) -> int:
+    found = lake.metadata("catalog", library)
+    return found["row_count"] if found else 0
 
 
 def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -1,8 +1,8 @@
 """Where the platform is put together, and the only place that reads its environment.
 
 In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
-CPLLM_RAY_ADDRESS (AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is
-one sentence, when definitions load.
+CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS (AWS credentials come by boto3's usual chain). Out: Dagster
+definitions. A missing or wrong value is one sentence, when definitions load.
 """
 
 from __future__ import annotations
@@ -23,11 +23,20 @@ from cpllm_dagster.automation import (
     score_library,
     train_and_promote,
 )
-from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.catalog.listing import EXCLUDED
+from cpllm_dagster.catalog.objects import VideoStore, lies_inside
 from cpllm_dagster.catalog.s3_client import ACCESS, SIGNED, without_secrets
 from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
-from cpllm_dagster.resources import BatchRay, Catalog, PromotedModels, QualityModel, TableLake, VideoLimits
+from cpllm_dagster.resources import (
+    LARGEST_LOSS,
+    BatchRay,
+    Catalog,
+    PromotedModels,
+    QualityModel,
+    TableLake,
+    VideoLimits,
+)
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
 
@@ -39,6 +48,8 @@ class Settings:
     Args:
         models_dir: the folder of promoted models.
         catalog_access: how S3 is asked for videos, one of s3_client's ACCESS.
+        exclude: patterns of names of files and folders that are no part of the catalogue.
+        largest_loss: share of a library's videos that may be gone at once.
     """
 
     catalog_uri: str
@@ -48,6 +59,8 @@ class Settings:
     ray_address: str
     models_dir: str | None = None
     catalog_access: str = SIGNED
+    exclude: tuple[str, ...] = EXCLUDED
+    largest_loss: float = LARGEST_LOSS
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -104,6 +117,8 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         ray_address=_optional("CPLLM_RAY_ADDRESS") or "local",
         models_dir=_optional("CPLLM_MODELS_DIR"),
         catalog_access=catalog_access(),
+        exclude=_patterns("CPLLM_EXCLUDE", EXCLUDED),
+        largest_loss=_share("CPLLM_LARGEST_LOSS", LARGEST_LOSS),
     )
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
@@ -114,7 +129,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
 
 def video_store(settings: Settings) -> VideoStore:
     """Open the storage of the videos."""
-    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.catalog_access)
+    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.exclude, settings.catalog_access)
 
 
 def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Definitions:
@@ -128,11 +143,20 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
         ConfigurationError, LakeError: an address has the wrong form.
     """
     catalog = Catalog(
-        uri=settings.catalog_uri, s3_endpoint_url=settings.s3_endpoint_url, s3_access=settings.catalog_access
+        uri=settings.catalog_uri,
+        s3_endpoint_url=settings.s3_endpoint_url,
+        s3_access=settings.catalog_access,
+        exclude=list(settings.exclude),
+        largest_loss=settings.largest_loss,
     )
     lake = TableLake(uri=settings.lake_uri, s3_endpoint_url=settings.s3_endpoint_url)
     catalog.open()
     lake.open()  # a wrong address ends here, not in a run at night
+    if lies_inside(settings.lake_uri, settings.catalog_uri):
+        raise ConfigurationError(
+            f"the lake {settings.lake_uri!r} lies inside the catalogue {settings.catalog_uri!r}, where it would be "
+            "taken for a library: put it beside the catalogue, or the libraries into a folder of their own"
+        )
     return dg.Definitions(
         assets=[
             video_catalog,
@@ -171,6 +195,26 @@ def _required(name: str, meaning: str) -> str:
     if value is None:
         raise ConfigurationError(f"{name} is not set: {meaning}")
     return value
+
+
+def _patterns(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Read patterns between commas; "none" is no pattern, and `...` stands for those of the default."""
+    value = _optional(name)
+    if value is None:
+        return default
+    given = [pattern.strip() for pattern in value.split(",") if pattern.strip()]
+    return tuple(one for pattern in given for one in (default if pattern == "..." else [pattern]) if one != "none")
+
+
+def _share(name: str, default: float) -> float:
+    value = _optional(name)
+    try:
+        share = default if value is None else float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"{name} is {value!r}; give a share from 0 to 1")
+    return share
 
 
 def _optional(name: str) -> str | None:

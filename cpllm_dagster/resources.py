@@ -22,6 +22,7 @@ import dagster as dg
 from dagster_ray import LocalRay
 from pydantic import Field, PrivateAttr
 
+from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.catalog.s3_client import SIGNED
 from cpllm_dagster.lake.tables import Lake
@@ -35,6 +36,8 @@ LISTENER_DEADLINE_S = 20.0
 #: What Ray puts below TMPDIR for its sockets, and how long the path of one may be (107 on Linux, 103 on macOS).
 SOCKETS_BELOW = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 LONGEST_SOCKET = 103
+#: Of a library's videos at most this share may be gone from one run to the next, unless a person allows it.
+LARGEST_LOSS = 0.3
 
 
 class Catalog(dg.ConfigurableResource):
@@ -43,6 +46,12 @@ class Catalog(dg.ConfigurableResource):
     uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
     s3_access: str = Field(default=SIGNED, description="How S3 is asked: signed, unsigned or requester-pays.")
+    exclude: list[str] = Field(
+        default=list(EXCLUDED), description="Patterns of names of files and folders that are left out."
+    )
+    largest_loss: float = Field(
+        default=LARGEST_LOSS, ge=0, le=1, description="Largest share of a library's videos that may be gone at once."
+    )
 
     def open(self) -> VideoStore:
         """Open the storage.
@@ -50,7 +59,7 @@ class Catalog(dg.ConfigurableResource):
         Raises:
             ConfigurationError: the address is none that can be read.
         """
-        return VideoStore(self.uri, self.s3_endpoint_url, self.s3_access)
+        return VideoStore(self.uri, self.s3_endpoint_url, tuple(self.exclude), self.s3_access)
 
 
 class TableLake(dg.ConfigurableResource):

@@ -1,7 +1,8 @@
 """The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate.
 
 Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
-Exit status: 0 all answered, 1 a video failed, 2 wrong use. Torch is imported only when a model is needed.
+Exit status: 0 all answered, 1 a video failed, 2 wrong use, 130 interrupted. Torch is imported only when a model is
+needed.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sized
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment, Segments
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -71,13 +74,15 @@ class Answered:
 def score(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
     """Score videos from 1 (bad) to 5 (excellent) and say in words how they look."""
     with _told_in_a_sentence():
-        found = _answer(_find(paths), model, describe=True)
-    if as_json:
-        for one in found:
-            print(json.dumps(one.record()))
-    else:
-        _print_scores(found)
-    _exit_with(found)
+        files = _find(paths)
+        predictor = _predictor(model)
+        done: list[bool] = []
+        with _told_when_interrupted(done, len(files)), _score_rows(files, as_json) as show:
+            for one in _answers(files, predictor, describe=True, bar=not sys.stdout.isatty()):
+                show(one)
+                done.append(one.error is None)
+    if not all(done):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -114,15 +119,17 @@ def compare(
 def rank(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
     """Rank videos from best to worst by comparing them pair by pair."""
     with _told_in_a_sentence():
+        files = _find(paths)
         predictor = _predictor(model)
-        found = _answer(_find(paths), model, describe=False, predictor=predictor)
+        found = list(_answers(files, predictor, describe=False, bar=True))
         rows = _ranked(found, predictor)
     if as_json:
         for row in rows:
             print(json.dumps(row))
     else:
         _print_ranking(rows)
-    _exit_with(found)
+    if any(one.error for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -267,14 +274,29 @@ def _existing(path: Path) -> Path:
 
 
 def _find(paths: list[Path]) -> list[Path]:
-    """Give the named files, and the videos in the named folders, in order."""
+    """Give the named files, there or not, and the videos in the named folders, in order.
+
+    A folder that cannot be read stands for itself, and becomes a row that says why.
+    """
+    if not any(path.exists() for path in paths):
+        _existing(paths[0])
     found: list[Path] = []
-    for path in map(_existing, paths):
-        inside = (p for p in path.rglob("*") if has_video_name(p.name) and p.is_file())
-        found += sorted(inside) if path.is_dir() else [path]
+    for path in paths:
+        found += _videos_below(path) if path.is_dir() else [path]
     if not found:
         raise typer.BadParameter(f"no video in {', '.join(map(str, paths))}")
     return found
+
+
+def _videos_below(top: Path) -> list[Path]:
+    """Give the videos in a folder and all below it; links to folders are not followed, and named."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(top, onerror=lambda error: found.append(Path(str(error.filename)))):
+        found.extend(Path(folder, name) for name in names if has_video_name(name))
+        for name in folders:
+            if Path(folder, name).is_symlink():
+                Console(stderr=True).print(_shown(f"cpllm: a link to a folder is left out: {Path(folder, name)}"))
+    return sorted(found)
 
 
 def _predictor(model: str) -> QualityPredictor:
@@ -293,22 +315,39 @@ def _predictor(model: str) -> QualityPredictor:
     return QualityPredictor.from_pretrained(model)
 
 
-def _answer(
-    paths: list[Path], model: str, *, describe: bool, predictor: QualityPredictor | None = None
-) -> list[Answered]:
-    predictor = predictor or _predictor(model)
-    answered: list[Answered] = []
+def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
+    """Give each video's answers, or why it has none, as soon as they are there."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    shown = bar and sys.stderr.isatty()
+    # The bar may not take hold of standard output: answers go there.
+    with (
+        closing(predictor.look(paths)) as looks,
+        Progress(*columns, console=Console(stderr=True), redirect_stdout=False, disable=not shown) as progress,
+    ):
         task = progress.add_task("scoring", total=len(paths))
-        for path, seen in zip(paths, predictor.look(paths), strict=True):
-            if isinstance(seen, VideoError):
-                answered.append(Answered(str(path), error=seen))
-            else:
-                words = predictor.describe_tokens([seen])[0] if describe else None
-                answered.append(Answered(str(path), seen, predictor.rate([seen])[0], words))
+        for path, seen in zip(paths, looks, strict=True):
+            yield _answered(path, seen, predictor, describe=describe)
             progress.advance(task)
-    return answered
+
+
+def _answered(path: Path, seen: VisualTokens | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
+    if isinstance(seen, VideoError):
+        return Answered(str(path), error=seen)
+    try:
+        words = predictor.describe_tokens([seen])[0] if describe else None
+        return Answered(str(path), seen, predictor.rate([seen])[0], words)
+    except VideoError as error:
+        return Answered(str(path), error=error)
+
+
+@contextmanager
+def _told_when_interrupted(done: Sized, total: int) -> Iterator[None]:
+    """End with a sentence and exit status 130 on Ctrl-C; what is printed stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print(Text(f"cpllm: interrupted after {len(done)} of {total} videos"))
+        raise typer.Exit(130) from None
 
 
 def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
@@ -346,21 +385,49 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
     return sorted(rows, key=lambda row: (row["rank"], row["path"])) + failed
 
 
-def _print_scores(found: list[Answered]) -> None:
-    # Names are folded, never cut: two videos must stay apart however long their common beginning is.
-    video, words = Column("video", overflow="fold", ratio=2), Column("description", ratio=3)
-    table = Table(video, "score", "±", "level", words, header_style="bold")
-    for one in found:
-        if one.error:
-            reason = f"{one.error.error_type}: {one.error.cause}"
-            table.add_row(_shown(one.path), "—", "", "failed", _shown(reason), style="red")
-        elif one.rating and one.description:
-            rating = one.rating
-            table.add_row(
-                _shown(one.path), f"{rating.score:.2f}", f"{rating.score_std:.2f}", rating.level,
-                _shown(one.description.text),
-            )  # fmt: skip
-    Console().print(table)
+@contextmanager
+def _score_rows(paths: list[Path], as_json: bool) -> Iterator[Callable[[Answered], None]]:
+    """Give what prints one video's row at once: a JSON line, or a row of a table that is as wide as the terminal."""
+    if as_json:
+        yield lambda one: print(json.dumps(one.record()), flush=True)
+        return
+    console = Console()
+    # What is left beside frame, score, deviation and level; names are folded, never cut.
+    room = max(console.width - 34, 20)
+    video = min(max(cell_len(_shown(path).plain) for path in paths), room * 2 // 5)
+    names = {"video": max(video, len("video")), "score": 5, "±": 4, "level": 9}
+    widths = names | {"description": max(room - names["video"], 12)}
+
+    def lines(*rows: tuple[str | Text, ...], header: bool = False, style: str = "") -> list[list[Segment]]:
+        table = Table(show_header=header, header_style="bold", show_lines=False)
+        for name, width in widths.items():
+            table.add_column(name, width=width, overflow="fold")
+        for row in rows:
+            table.add_row(*row, style=style)
+        return console.render_lines(table, pad=False)
+
+    def put(some: list[list[Segment]]) -> None:
+        # In one piece, so that Ctrl-C leaves no half row.
+        console.print(Segments([part for line in some for part in (*line, Segment.line())]), end="")
+        console.file.flush()
+
+    def show(one: Answered) -> None:
+        put(lines(_score_row(one), style="red" if one.error else "")[1:-1])
+
+    *head, foot = lines(("",) * len(widths), header=True)
+    put(head[:-1])
+    try:
+        yield show
+    finally:
+        put([foot])
+
+
+def _score_row(one: Answered) -> tuple[str | Text, ...]:
+    if one.error:
+        return _shown(one.path), "—", "", "failed", _shown(f"{one.error.error_type}: {one.error.cause}")
+    assert one.rating and one.description
+    numbers = f"{one.rating.score:.2f}", f"{one.rating.score_std:.2f}"
+    return _shown(one.path), *numbers, one.rating.level, _shown(one.description.text)
 
 
 def _print_ranking(rows: list[dict[str, Any]]) -> None:
@@ -374,8 +441,3 @@ def _print_ranking(rows: list[dict[str, Any]]) -> None:
             table.add_row(str(row["rank"]), _shown(row["path"]), f"{row['strength']:+.2f}", f"{row['strength_se']:.2f}",
                           str(row["comparisons"]), f"{row['score']:.2f}")  # fmt: skip
     Console().print(table)
-
-
-def _exit_with(found: list[Answered]) -> None:
-    if any(one.error for one in found):
-        raise typer.Exit(1)

@@ -6,6 +6,7 @@ A VideoError concerns one video and becomes that video's row; every other error 
     ├── ConfigurationError      a setting, an address or a credential is missing or wrong
     ├── CheckpointError         a model folder cannot be loaded, or may not be
     ├── LakeError               the tables cannot be read or written
+    ├── ShrunkLibraryError      a library has lost so many videos that a person has to say whether that is right
     ├── DataSetError            labelled videos cannot be read, or are not what training or evaluation needs
     ├── TrainingError           training cannot go on
     └── VideoError              one video has no score; `error_type` is the reason in its row
@@ -30,6 +31,10 @@ class CheckpointError(CPLLMError):
 
 class LakeError(CPLLMError):
     """The tables cannot be read or written, or rows break their schema."""
+
+
+class ShrunkLibraryError(CPLLMError):
+    """A library has vanished, or lost so many videos that a person has to say whether that is right."""
 
 
 class DataSetError(CPLLMError):

@@ -9,7 +9,7 @@ Shape legend: N segments, L visual tokens of a segment, D decoder width.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import CheckpointError, InferenceError, SourceReadError, VideoError
+from cpllm_model.errors import CheckpointError, InferenceError, ObjectMissingError, SourceReadError, VideoError
 from cpllm_model.network import checkpoint
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
@@ -251,7 +251,7 @@ class QualityPredictor:
 
     def look(
         self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
-    ) -> Iterator[VisualTokens | VideoError]:
+    ) -> Generator[VisualTokens | VideoError, None, None]:
         """Decode files in a sandbox and encode them, in order; the next is decoded while one is encoded.
 
         Args:
@@ -263,17 +263,24 @@ class QualityPredictor:
         """
         with DecodeSandbox(limits or DecodeLimits()) as sandbox, ThreadPoolExecutor(1) as decoder:
             waiting: deque[Future[VideoSamples | VideoError]] = deque()
-            for path in paths:
-                waiting.append(decoder.submit(self._decode, sandbox, Path(path)))
-                if len(waiting) > 1:
+            try:
+                for path in paths:
+                    waiting.append(decoder.submit(self._decode, sandbox, Path(path)))
+                    if len(waiting) > 1:
+                        yield self._seen(waiting.popleft().result())
+                while waiting:
                     yield self._seen(waiting.popleft().result())
-            while waiting:
-                yield self._seen(waiting.popleft().result())
+            finally:
+                # Who stops in the middle waits for no video.
+                decoder.shutdown(wait=False, cancel_futures=True)
+                sandbox.interrupt()
 
     def _decode(self, sandbox: DecodeSandbox, path: Path) -> VideoSamples | VideoError:
         try:
             with path.open("rb") as file:
                 return sandbox.decode(file, str(path), self.sampling)
+        except FileNotFoundError:
+            return ObjectMissingError(str(path), "there is no such file")
         except OSError as error:
             return SourceReadError(str(path), error.strerror or str(error))
         except VideoError as error:
@@ -347,4 +354,9 @@ class QualityPredictor:
 def _unless_failed(
     seen: VisualTokens | VideoError, question: Callable[[Sequence[VisualTokens]], list[Answer]]
 ) -> Answer | VideoError:
-    return seen if isinstance(seen, VideoError) else question([seen])[0]
+    if isinstance(seen, VideoError):
+        return seen
+    try:
+        return question([seen])[0]
+    except VideoError as error:
+        return error

@@ -1,7 +1,8 @@
 """The asset video_catalog: one row for each video that a library's listing names, probed or failed with a reason.
 
 In: the listing of the library and its catalogue so far. Out: the table `catalog`. Unchanged videos (same URI and ETag)
-keep their row; the rest is probed, several at a time, each in a process that can be killed. Knows nothing of the model.
+keep their row; the rest is probed, several at a time, each in a process that can be killed. Which rows may go is
+decided in losses.py. Knows nothing of the model.
 """
 
 import dataclasses
@@ -17,18 +18,23 @@ import pyarrow as pa
 from pydantic import Field
 
 from cpllm_dagster.assets.incremental import ARCHIVED, TRANSIENT_TYPES
+from cpllm_dagster.assets.losses import confirmed_rows
 from cpllm_dagster.assets.publication import publish, published_or_empty, table_metadata
-from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name
+from cpllm_dagster.catalog.listing import VideoListing, VideoObject
+from cpllm_dagster.catalog.objects import VideoStore, library_name, no_library
+from cpllm_dagster.catalog.s3_client import is_named
 from cpllm_dagster.catalog.s3_object import ACCESS_HINT
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import video_id
 from cpllm_dagster.partitions import LIBRARIES
-from cpllm_dagster.report.tables import failures_by_type
+from cpllm_dagster.report.tables import failures_by_type, plain
 from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import AccessDeniedError, ConfigurationError, VideoError
 
+#: The metadata that says in words what was left out.
+LEFT_OUT_SENTENCE = "left_out_sentence"
 #: What the parts of a catalogue that a broken run has probed lie under, beside the names of models.
 PROBED = "probed"
 
@@ -39,6 +45,9 @@ class CatalogConfig(dg.Config):
     probe_processes: int = Field(default=2, ge=1, description="Videos probed at the same time.")
     part_videos: int = Field(default=1000, ge=1, description="Videos after which probed rows are kept as a part.")
     retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
+    allow_shrinking: bool = Field(
+        default=False, description="Take it as right that the library has vanished or lost many videos."
+    )
 
 
 @dg.asset(partitions_def=LIBRARIES, group_name="library", kinds={"parquet"}, metadata=table_metadata("catalog"))
@@ -52,14 +61,24 @@ def video_catalog(
     """Every video of the library: address, version and format, or why it cannot be read."""
     library = library_name(context.partition_key)
     store, tables = catalog.open(), lake.claim(context, library)
+    published = published_or_empty(tables, "catalog", library)
     parts, _ = tables.read_parts(library, PROBED)
     # A table of an earlier version may lack a column.
-    known = pa.concat_tables(
-        [published_or_empty(tables, "catalog", library), parts["catalog"]], promote_options="default"
-    )
+    known = pa.concat_tables([published, parts["catalog"]], promote_options="default")
     listing = store.objects(library)
     kept, new = split_listing(listing, known, retry_archived=config.retry_archived)
-    context.log.info(f"{library!r}: {len(new)} videos to probe, {len(kept)} unchanged, {listing.skipped} other objects")
+    if not (len(published) or new or len(kept) or listing.left_out):
+        there = store.libraries()
+        if library not in there:
+            raise no_library(library, there)
+    unlisted = confirmed_rows(
+        published, kept, new, listing.unread, store,
+        library=library, largest_loss=1.0 if config.allow_shrinking else catalog.largest_loss,
+    )  # fmt: skip
+    kept = pa.concat_tables([kept, unlisted], promote_options="default")
+    context.log.info(f"{library!r}: {len(new)} videos to probe, {len(kept)} unchanged. {left_out_sentence(listing)}")
+    if len(unlisted):
+        context.log.warning(f"{library!r}: {len(unlisted)} videos are not listed and not gone: their rows stay")
     probed = []
     for rows in probe_videos(new, store, limits.decode_limits(), config):
         tables.append_part(library, PROBED, {"catalog": rows})
@@ -76,7 +95,7 @@ def video_catalog(
         made=len(probed),
         run_id=context.run.run_id,
         model_id="",
-        metadata={"skipped_objects": listing.skipped, **failure_metadata(rows)},
+        metadata={"unlisted": len(unlisted), **left_out_metadata(listing), **failure_metadata(rows)},
     )
     tables.clear_parts(library, PROBED)
     return result
@@ -122,9 +141,13 @@ def split_listing(
         if error_type not in TRANSIENT_TYPES
     }
     archived_N = known["error_type"].to_numpy() == ARCHIVED
+    etag_of = dict(row_of.keys())
     kept, keys, new = [], [], []
     for found in listing:
-        row = row_of.get((found.uri, found.etag))
+        # A listing that once lacks an ETag says nothing against the row there is.
+        known_etag = etag_of.get(found.uri, "")
+        etag = known_etag if known_etag and is_named(known_etag) and not is_named(found.etag) else found.etag
+        row = row_of.get((found.uri, etag))
         if row is None or (archived_N[row] and (retry_archived or not found.may_be_archived)):
             new.append(found)
         else:
@@ -189,6 +212,34 @@ def catalog_row(video: VideoObject, found: VideoInfo | VideoError) -> dict[str, 
         return row | {"status": "failed", "error_type": found.error_type, "error_message": found.cause}
     format_ = {name: value for name, value in dataclasses.asdict(found).items() if name in SCHEMAS["catalog"].names}
     return row | format_ | {"status": "ok"}
+
+
+def left_out_metadata(listing: VideoListing) -> dict[str, Any]:
+    """Give what the run's result and the UI show of objects that are not in the catalogue."""
+    columns = ("reason", "objects", "examples")
+    records = [
+        dg.TableRecord(
+            {"reason": reason, "objects": count, "examples": ", ".join(map(plain, listing.examples[reason]))}
+        )
+        for reason, count in listing.left_out.most_common()
+    ]
+    kinds = [dg.TableColumn(name, "int" if name == "objects" else "string") for name in columns]
+    return {
+        "left_out": listing.left_out.total(),
+        "left_out_by_reason": dg.MetadataValue.table(records, dg.TableSchema(kinds)),
+        LEFT_OUT_SENTENCE: left_out_sentence(listing),
+    }
+
+
+def left_out_sentence(listing: VideoListing) -> str:
+    """Say how many objects are not in the catalogue, why, and name some."""
+    if not listing.left_out:
+        return "Nothing is left out"
+    reasons = (
+        f"{reason} ({count}: {', '.join(map(plain, listing.examples[reason][:2]))}{', …' if count > 2 else ''})"
+        for reason, count in listing.left_out.most_common()
+    )
+    return f"{listing.left_out.total()} objects are left out: {'; '.join(reasons)}"
 
 
 def failure_metadata(rows: pa.Table) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 In: the catalogue and what earlier runs left. Out: the tables `scores`, `descriptions` and `features`. Only videos that
 are new, changed or unanswered by this model are decoded; every few results a part is kept, so that the next run goes on
-from a broken one. What still holds is decided in incremental.py, how work is spread over processes in batch.py.
+from a broken one. Answers for videos that are gone are put by for the next run. What still holds is decided in
+incremental.py, how work is spread over processes in batch.py.
 """
 
 import time
@@ -26,6 +27,7 @@ from cpllm_dagster.assets.publication import publish, published, published_or_em
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
 from cpllm_dagster.lake.schemas import SCHEMAS, places
+from cpllm_dagster.lake.spool import ROWS_AT_ONCE, taken
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.report.tables import score_histogram, worst_and_best
@@ -115,6 +117,7 @@ def quality(
     holding = pa.concat_tables([plan.kept, pa.Table.from_pylist(list(repeated.values()), plan.kept.schema)])
 
     made = {name: len(new["scores" if name == "scores" else "descriptions"]) for name in ASSETS}
+    put_by: list[str] = []
     if not plan.complete:
         fresh = {
             name: pa.concat_tables([plan.recovered[name], pa.Table.from_pylist(new[name], SCHEMAS[name])])
@@ -122,6 +125,7 @@ def quality(
         }
         fresh["features"] = kept_tokens(tables, library, model_id, fresh["descriptions"])
         now["features"] = published_or_empty(tables, "features", library)
+        put_by = put_removed_by(tables, library, model_id, now, listed)
         for name, rows in fresh.items():
             # A table of an earlier version may lack columns that may be null.
             now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
@@ -138,7 +142,29 @@ def quality(
             metadata=score_metadata(now, new["scores"], elapsed_s) if name == "scores" else None,
             asset_key=asset,
         )
-    tables.clear_parts(library, model_id)
+    tables.clear_parts(library, model_id, but=put_by)
+
+
+def put_removed_by(tables: Lake, library: str, model_id: str, now: dict[str, pa.Table], listed: pa.Table) -> list[str]:
+    """Keep the answers for videos that are no longer in the catalogue as parts: the next run takes them up again.
+
+    It drops those that it also misses. So a video that comes back after one night is not decoded again.
+
+    Args:
+        tables, library, model_id: where, and whose answers.
+        now: scores, descriptions and features as published.
+        listed: the catalogue.
+
+    Returns:
+        The names of the parts.
+    """
+    ids, names = listed["video_id"].unique(), []
+    for name, table in now.items():
+        of_model_N = places(table["model_id"], pa.array([model_id])) == 0
+        gone = taken(table, np.flatnonzero(of_model_N & (places(table["video_id"], ids) < 0)))
+        for start in range(0, len(gone), ROWS_AT_ONCE):  # tokens of many videos are larger than memory
+            names.append(tables.append_part(library, model_id, {name: gone.slice(start, ROWS_AT_ONCE)}))
+    return names
 
 
 def with_keys(scores: pa.Table, catalog: pa.Table) -> pa.Table:

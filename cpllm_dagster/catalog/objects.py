@@ -4,20 +4,17 @@ In: `s3://bucket/prefix` or a folder. Out: names of libraries, their videos as V
 video's bytes as a seekable file: small objects downloaded to an anonymous temporary file, large ones read by
 ranges, always those of the listed ETag. Knows nothing of what a video holds.
 
-Names are data. A library's name may hold any character; its `partition_key` is percent-quoted.
+Videos that lie loose, in no library, are one of the address's last name. Names are data: a library's name may hold
+any character; its `partition_key` is percent-quoted.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import stat
+import difflib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,6 +24,8 @@ from urllib.request import url2pathname
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cpllm_dagster.catalog import s3_object
+from cpllm_dagster.catalog.folder import Folder
+from cpllm_dagster.catalog.listing import EXCLUDED, LeftOut, NameRule, VideoListing, VideoObject
 from cpllm_dagster.catalog.s3_client import (
     ACCESS,
     SIGNED,
@@ -37,23 +36,16 @@ from cpllm_dagster.catalog.s3_client import (
     without_secrets,
 )
 from cpllm_dagster.catalog.s3_object import RangedFile, S3Object, listing_error
-from cpllm_model.decoding.samples import DecodeLimits, has_video_name
-from cpllm_model.errors import (
-    AccessDeniedError,
-    ConfigurationError,
-    LimitExceededError,
-    ObjectChangedError,
-    ObjectMissingError,
-    SourceReadError,
-)
-
-log = logging.getLogger(__name__)
+from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.errors import ConfigurationError, LimitExceededError, SourceReadError
 
 #: Objects up to this size are downloaded whole; larger ones are read by ranges.
 DOWNLOAD_BYTES = 100_000_000
 LISTING_PAGE = 1000
 #: Storage classes whose objects may have to be restored before they are read.
 ARCHIVES = {"GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING"}
+#: Libraries that a sentence names, where there are more.
+NAMES_SHOWN = 10
 
 
 def partition_key(library: str) -> str:
@@ -67,49 +59,36 @@ def library_name(partition_key: str) -> str:
     return unquote(partition_key)
 
 
-@dataclass(frozen=True)
-class VideoObject:
-    """One listed video.
-
-    Args:
-        uri: `s3://bucket/` and the key, or `file://` and the path; names stand in it as they are, not quoted.
-        etag: the version.
-        size_bytes: its length.
-        last_modified: when this version was written.
-        may_be_archived: whether its storage class is one whose objects may have to be restored.
-        key: the object's key in its bucket, or the file's path below the catalogue's folder.
-    """
-
-    uri: str
-    etag: str
-    size_bytes: int
-    last_modified: datetime
-    may_be_archived: bool = False
-    key: str = ""
+def no_library(name: str, there: Collection[str]) -> ConfigurationError:
+    """Give the error for a library that is not there: a sentence that names those that are."""
+    if not there:
+        return ConfigurationError(f"there is no library {name!r}, and no other one")
+    near = difflib.get_close_matches(name, there, 1)
+    shown = ", ".join(map(repr, sorted(there)[:NAMES_SHOWN]))
+    more = f" and {len(there) - NAMES_SHOWN} more" if len(there) > NAMES_SHOWN else ""
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    return ConfigurationError(f"there is no library {name!r}{meant}; there are {shown}{more}")
 
 
-class VideoListing(Iterator[VideoObject]):
-    """The videos of a library as they are listed; `skipped` counts the others so far, told by their names."""
-
-    def __init__(self, objects: Iterator[VideoObject]) -> None:
-        self._objects = objects
-        self.skipped = 0
-
-    def __next__(self) -> VideoObject:
-        for found in self._objects:
-            if has_video_name(found.uri):
-                return found
-            self.skipped += 1
-        raise StopIteration
+def lies_inside(inner: str, outer: str) -> bool:
+    """Tell whether one address, of S3 or of a folder, is that of another or lies below it."""
+    if inner.startswith("s3://") or outer.startswith("s3://"):
+        return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
+    paths = [
+        Path(url2pathname(uri.removeprefix("file://")) if uri.startswith("file://") else uri) for uri in (inner, outer)
+    ]
+    inside, around = (path.expanduser().resolve() for path in paths)
+    return inside.is_relative_to(around)
 
 
 @dataclass(frozen=True)
 class VideoStore:
-    """The libraries under one address; it pickles as its strings, and connects where it is first used.
+    """The libraries under one address; it pickles as its settings, and connects where it is first used.
 
     Args:
         uri: `s3://bucket[/prefix]`, or a folder as a path or a file:// URI.
         endpoint_url: an S3 endpoint other than AWS's own; credentials come by boto3's usual chain.
+        exclude: patterns of names that are left out, files and folders.
         access: how S3 is asked, one of s3_client's ACCESS.
 
     Raises:
@@ -118,6 +97,7 @@ class VideoStore:
 
     uri: str
     endpoint_url: str | None = None
+    exclude: tuple[str, ...] = EXCLUDED
     access: str = SIGNED
 
     def __post_init__(self) -> None:
@@ -131,22 +111,23 @@ class VideoStore:
             raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VideoStore, (self.uri, self.endpoint_url, self.access)
+        return VideoStore, (self.uri, self.endpoint_url, self.exclude, self.access)
 
     @cached_property
-    def _place(self) -> _S3Prefix | _Folder:
+    def _place(self) -> _S3Prefix | Folder:
+        names = NameRule(self.exclude)
         if self.uri.startswith("s3://"):
-            return _S3Prefix(self.uri, self.endpoint_url, self.access)
-        return _Folder(self.uri)
+            return _S3Prefix(self.uri, self.endpoint_url, names, self.access)
+        return Folder(self.uri, names)
 
     def libraries(self) -> list[str]:
-        """Names of the first level, sorted.
+        """Names of the first level, and of the library of videos that lie loose there, sorted.
 
         Raises:
             ConfigurationError: the folder or bucket is not there, or credentials or endpoint are wrong.
             SourceReadError: the storage does not answer, after retries.
         """
-        return sorted(self._place.libraries())
+        return sorted(set(self._place.libraries()))
 
     def objects(self, library: str) -> VideoListing:
         """List the videos of a library, page by page; a library that is not there is empty.
@@ -157,6 +138,14 @@ class VideoStore:
         if not library or "/" in library:
             raise ConfigurationError(f"{library!r} cannot be the name of a library")
         return VideoListing(self._place.objects(library))
+
+    def still_there(self, uri: str) -> bool:
+        """Tell of a video that a listing did not name whether it is gone: the storage is asked for that one.
+
+        Raises:
+            ConfigurationError, SourceReadError: as `libraries`.
+        """
+        return self._place.still_there(uri)
 
     @contextmanager
     def open(
@@ -182,128 +171,73 @@ class VideoStore:
             yield file
 
 
-class _Folder:
-    """A local folder; links to folders are not followed, and nothing outside it is listed or opened."""
-
-    def __init__(self, uri: str) -> None:
-        path = url2pathname(uri.removeprefix("file://")) if uri.startswith("file://") else uri
-        self.root = Path(path).resolve()
-        if not self.root.is_dir():
-            raise ConfigurationError(f"{uri!r} is not a folder")
-        self.uri = f"file://{_as_text(self.root)}".rstrip("/")
-
-    def libraries(self) -> Iterator[str]:
-        for entry in os.scandir(self.root):
-            if entry.is_dir() and self._holds(entry.path):
-                if _is_utf8(entry.name):
-                    yield entry.name
-                else:
-                    log.warning("left out a folder whose name is not UTF-8: %r", entry.path)
-
-    def objects(self, library: str) -> Iterator[VideoObject]:
-        top = self.root / library
-        if library in (".", "..") or not self._holds(top) or not top.exists():
-            return
-        for folder, folders, names in os.walk(top, onerror=_unreadable):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                if not self._holds(path):
-                    log.warning("left out a link that leads out of %r: %r", str(self.root), str(path))
-                    continue
-                try:
-                    info = path.stat()
-                except FileNotFoundError:
-                    continue
-                if etag := _file_etag(info):
-                    modified = datetime.fromtimestamp(info.st_mtime, UTC)
-                    key = _as_text(path.relative_to(self.root))
-                    yield VideoObject(f"{self.uri}/{key}", etag, info.st_size, modified, key=key)
-
-    @contextmanager
-    def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
-        path = _as_path(uri.removeprefix("file://"))
-        if not uri.startswith("file://") or not self._holds(path):
-            raise ConfigurationError(f"{uri!r} does not lie under {str(self.root)!r}")
-        try:
-            # A pipe put in a file's place would wait for its writer.
-            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-        except FileNotFoundError:
-            raise ObjectMissingError(uri, "the file was listed and is gone") from None
-        except PermissionError:
-            raise AccessDeniedError(uri, "the file may be listed and not read") from None
-        except OSError as error:
-            raise SourceReadError(uri, f"the file cannot be opened: {error.strerror}") from error
-        with file:
-            if _file_etag(os.fstat(file.fileno())) != etag:
-                raise ObjectChangedError(uri, "the file changed since it was listed")
-            yield file
-
-    def _holds(self, path: str | Path) -> bool:
-        return Path(path).resolve().is_relative_to(self.root)
-
-
-def _unreadable(error: OSError) -> None:
-    raise SourceReadError(str(error.filename), f"the folder cannot be read: {error.strerror}") from error
-
-
-def _as_text(path: Path) -> str:
-    """Give a path as it is; bytes that are not UTF-8 are percent-quoted, since no table could hold them."""
-    return "".join(f"%{ord(mark) - 0xDC00:02X}" if "\udc80" <= mark <= "\udcff" else mark for mark in str(path))
-
-
-def _as_path(text: str) -> str:
-    """Give the path that `_as_text` has made this of; what is there by that very name goes first."""
-    unquoted = re.sub("%([89A-F][0-9A-F])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
-    return text if os.path.lexists(text) or not os.path.lexists(unquoted) else unquoted
-
-
-def _is_utf8(name: str) -> bool:
-    return os.fsencode(name).decode(errors="replace") == name
-
-
-def _file_etag(info: os.stat_result) -> str:
-    """What stands for a file's ETag: size and time in hexadecimal; "" if it is no regular file."""
-    return f"{info.st_size:x}-{info.st_mtime_ns:x}" if stat.S_ISREG(info.st_mode) else ""
-
-
 class _S3Prefix:
     """A prefix of a bucket; one client a process, safe in threads."""
 
-    def __init__(self, uri: str, endpoint_url: str | None, access: str) -> None:
+    def __init__(self, uri: str, endpoint_url: str | None, names: NameRule, access: str) -> None:
         self.address = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = prefix and prefix.rstrip("/") + "/"
+        self.loose = prefix.rstrip("/").rpartition("/")[2] or self.bucket
+        self._names = names
         try:
             self.client = s3_client(endpoint_url, read_timeout_s=s3_object.READ_TIMEOUT_S, access=access)
         except BotoCoreError as error:
             raise listing_error(uri, error) from error
 
     def libraries(self) -> Iterator[str]:
-        unnamed = 0
         for page in self._pages(Prefix=self.prefix, Delimiter="/"):
-            unnamed += sum(not found["Key"].endswith("/") for found in page.get("Contents", ()))
+            if any(isinstance(self._entry(found), VideoObject) for found in page.get("Contents", ())):
+                yield self.loose
             for found in page.get("CommonPrefixes", ()):
                 name = found["Prefix"][len(self.prefix) : -1]
-                if name:
+                if not name:  # keys with two slashes lie in a folder without a name
+                    yield self.loose
+                elif not self._names.excludes(name):
                     yield name
-                else:
-                    unnamed += 1
-        if unnamed:
-            log.warning("%s: %d objects lie in no library and are left out", self.address, unnamed)
 
-    def objects(self, library: str) -> Iterator[VideoObject]:
-        for page in self._pages(Prefix=f"{self.prefix}{library}/"):
-            for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):  # a folder's marker
-                    yield VideoObject(
-                        uri=f"s3://{self.bucket}/{found['Key']}",
-                        etag=listed_version(found),
-                        size_bytes=found["Size"],
-                        last_modified=found["LastModified"],
-                        may_be_archived=found.get("StorageClass") in ARCHIVES,
-                        key=found["Key"],
-                    )
+    def objects(self, library: str) -> Iterator[VideoObject | LeftOut]:
+        queries = [{"Prefix": f"{self.prefix}{library}/"}]
+        if library == self.loose:
+            queries += [{"Prefix": self.prefix, "Delimiter": "/"}, {"Prefix": f"{self.prefix}/"}]
+        for query in queries:
+            for page in self._pages(**query):
+                for found in page.get("Contents", ()):
+                    if not found.get("Key", "").endswith("/") or found.get("Size"):  # a folder's marker
+                        yield self._entry(found)
+
+    def still_there(self, uri: str) -> bool:
+        start = f"s3://{self.bucket}/"
+        key = uri.removeprefix(start)
+        inside = uri.startswith(start + self.prefix)
+        if not inside or self._names.objection(key[len(self.prefix) :]) is not None:
+            return False
+        try:
+            self.client.head_object(Bucket=self.bucket, Key=key)
+        except (BotoCoreError, ClientError) as error:
+            code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None
+            if code in ("404", "NoSuchKey", "NotFound"):
+                return False
+            if code not in ("403", "AccessDenied"):  # one that may not be read may be there
+                raise listing_error(self.address, error) from None
+        return True
+
+    def _entry(self, found: dict[str, Any]) -> VideoObject | LeftOut:
+        """Give one entry of a listing; look-alikes of S3 leave facts out."""
+        name = found.get("Key", "")[len(self.prefix) :]
+        if objection := self._names.objection(name):
+            return LeftOut(name, objection)
+        uri = f"s3://{self.bucket}/{found['Key']}"
+        if "Size" not in found:
+            return LeftOut(name, "listed without its size", uri)
+        return VideoObject(
+            uri,
+            etag=listed_version(found),
+            size_bytes=found["Size"],
+            last_modified=found.get("LastModified"),
+            may_be_archived=found.get("StorageClass") in ARCHIVES,
+            key=found["Key"],
+        )
 
     @contextmanager
     def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
@@ -321,7 +255,12 @@ class _S3Prefix:
         pages = self.client.get_paginator("list_objects_v2")
         size = {"PageSize": LISTING_PAGE}
         try:
-            yield from pages.paginate(Bucket=self.bucket, PaginationConfig=size, **query)
+            for page in pages.paginate(Bucket=self.bucket, PaginationConfig=size, **query):
+                yield page
+                if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                    raise SourceReadError(
+                        self.address, "the listing ends early: the storage does not say how it goes on"
+                    )
         except (BotoCoreError, ClientError) as error:
             raise listing_error(self.address, error) from None  # its text is the storage's own
 

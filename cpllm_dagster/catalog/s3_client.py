@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from botocore.utils import parse_timestamp
 
 #: How requests are made: with credentials, without any (public buckets), or at the expense of whoever asks.
 SIGNED, UNSIGNED_ACCESS, REQUESTER_PAYS = ACCESS = ("signed", "unsigned", "requester-pays")
+_UNNAMED = "listed-"
 
 
 def s3_client(endpoint_url: str | None, *, read_timeout_s: float, access: str = SIGNED) -> Any:
@@ -65,17 +67,19 @@ def _pay(params: dict[str, Any], **_: Any) -> None:
     params["headers"]["x-amz-request-payer"] = "requester"
 
 
-def _moment(text: str) -> datetime:
-    """Read a time: S3 lists ISO 8601; headers have other forms."""
+def _moment(text: str) -> datetime | None:
+    """Read a time: S3 lists ISO 8601; headers have other forms. None if no calendar has it."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except (TypeError, ValueError):
-        return parse_timestamp(text)
+    except (TypeError, ValueError, OverflowError):
+        with suppress(ValueError, OverflowError):
+            return parse_timestamp(text)
+    return None
 
 
 def version_of(answer: Mapping[str, Any]) -> str:
     """Give what names the version of an object that was read: its ETag, or its time where the server sends none."""
-    return _bare(answer.get("ETag")) or f"{answer.get('LastModified', '')}"
+    return _bare(answer.get("ETag")) or f"{answer.get('LastModified') or ''}"
 
 
 def listed_version(item: Mapping[str, Any]) -> str:
@@ -83,7 +87,12 @@ def listed_version(item: Mapping[str, Any]) -> str:
     if etag := _bare(item.get("ETag")):
         return etag
     modified = item.get("LastModified")
-    return f"{item['Size']:x}-{int(modified.timestamp() * 1e6) if modified else 0:x}"
+    return f"{_UNNAMED}{item['Size']:x}-{int(modified.timestamp() * 1e6) if modified else 0:x}"
+
+
+def is_named(version: str) -> bool:
+    """Whether a version in a listing has a name that the server has given it."""
+    return not version.startswith(_UNNAMED)
 
 
 def _bare(etag: str | None) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import boto3
 import dagster as dg
@@ -37,6 +39,9 @@ QUESTION = (
     "select library, level, count(*) as videos, round(avg(score), 2) as mean_score from scores "
     "where status = 'ok' group by all order by library, mean_score desc"
 )
+#: Signals by which a terminal, a supervisor or a container asks the development set-up to end, and how long that takes.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONGEST_END_S = 60.0
 EXAMPLE = "select library, uri, score from scores order by score"
 
 
@@ -57,7 +62,8 @@ def run_demo(videos: Path | None, work: Path, console: Console, log_level: str) 
         libraries = VideoStore(settings.catalog_uri, settings.s3_endpoint_url).libraries()
         definitions = build_definitions(settings, keep_ray=True)
         with dg.DagsterInstance.from_config(str(dagster_home(work))) as instance:
-            failed = run_libraries(definitions, libraries, instance, console, log_level)
+            # The folder is what a person gave just now: what it no longer holds is not missed.
+            failed = run_libraries(definitions, libraries, instance, console, log_level, allow_shrinking=True)
     lake = Lake(settings.lake_uri)
     for library in libraries:
         print_library(lake, library, console, limit=30)
@@ -76,7 +82,7 @@ def run_demo(videos: Path | None, work: Path, console: Console, log_level: str) 
 
 
 def run_dev(videos: Path | None, work: Path, console: Console, port: int) -> int:
-    """Start the Dagster UI and daemon over an embedded S3 server, until Ctrl-C.
+    """Start the Dagster UI and daemon over an embedded S3 server, until Ctrl-C or another signal that asks to end.
 
     Args:
         videos: a person's own folder; None renders two libraries.
@@ -94,6 +100,8 @@ def run_dev(videos: Path | None, work: Path, console: Console, port: int) -> int
     if not dg_command.exists():
         raise ConfigurationError("the development UI needs dagster-dg-cli: pip install 'cpllm[dev]'")
     home = dagster_home(work)
+    for number in ENDING:
+        signal.signal(number, _interrupt)
     with demo_libraries(videos, work, console) as settings:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             libraries = VideoStore(settings.catalog_uri, settings.s3_endpoint_url).libraries()
@@ -108,13 +116,34 @@ def run_dev(videos: Path | None, work: Path, console: Console, port: int) -> int
             "CPLLM_S3_ENDPOINT_URL": settings.s3_endpoint_url or "",
         }
         command = [str(dg_command), "dev", "-w", str(CHECKOUT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-        with subprocess.Popen(command, env=environment, cwd=CHECKOUT) as process:
-            while process.poll() is None:
-                try:
-                    process.wait()
-                except KeyboardInterrupt:
-                    continue  # Ctrl-C reaches dg too, which ends its own processes first
+        with subprocess.Popen(command, env=environment, cwd=CHECKOUT, start_new_session=True) as process:
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                console.print(Text("Ending the UI and the daemon"))
+            finally:
+                _end_group(process)
             return process.returncode
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, as Ctrl-C on their terminal does, and what does not end by force."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    deadline = time.monotonic() + LONGEST_END_S
+    with suppress(ProcessLookupError):  # none of the group is left
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LONGEST_END_S)
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,13 +215,16 @@ class Lake:
     def _true_names(self) -> dict[str, str]:
         return {}
 
-    def append_part(self, library: str, model_id: str, rows: Mapping[str, pa.Table | list[dict[str, Any]]]) -> None:
+    def append_part(self, library: str, model_id: str, rows: Mapping[str, pa.Table | list[dict[str, Any]]]) -> str:
         """Keep finished rows of a running job in one file that appears whole.
 
         Args:
             library: the library's true name.
             model_id: the model the rows come from.
             rows: rows by table name, as for `validate`.
+
+        Returns:
+            The part's name, for `clear_parts`.
         """
         sink = pa.BufferOutputStream()
         for table_name, table_rows in rows.items():
@@ -233,6 +236,7 @@ class Lake:
         name = f"{_parts_folder(library, model_id)}/{time.time_ns():020d}-{digest}.part"
         self._require_claim(library)
         self._publish(name, lambda path: path.write_bytes(content))
+        return name
 
     def read_parts(self, library: str, model_id: str) -> tuple[dict[str, pa.Table], list[str]]:
         """Return the rows kept by `append_part`, the newest of each key.
@@ -280,10 +284,23 @@ class Lake:
             return None
         return part
 
-    def clear_parts(self, library: str, model_id: str) -> None:
-        """Remove the parts of a library and model."""
+    def clear_parts(self, library: str, model_id: str, but: Collection[str] = ()) -> None:
+        """Remove the parts of a library and model, but for those of these names."""
         self._require_claim(library)
-        self._storage.delete(self._storage.list(_parts_folder(library, model_id)))
+        names = self._storage.list(_parts_folder(library, model_id))
+        self._storage.delete([name for name in names if name not in but])
+
+    def retire(self, library: str) -> list[str]:
+        """Remove a library's tables and parts, and return the names of its tables.
+
+        The tables that others are made from go last, so that one that is interrupted can be taken up again.
+        """
+        self._require_claim(library)
+        tables = [name for name in reversed(SCHEMAS) if self.metadata(name, library) is not None]
+        self._storage.delete(self._storage.list(f"{WORK_FOLDER}/parts/library={_quoted(library)}"))
+        for name in tables:
+            self._storage.delete([_file_name(name, library)])
+        return tables
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with one view a table, `library` its first column; see `cpllm_dagster.lake.sql`.

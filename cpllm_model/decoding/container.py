@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.decoding.samples import FORMAT_ENDINGS, DecodeLimits
 from cpllm_model.errors import (
     CorruptVideoError,
     EmptyFileError,
@@ -32,8 +32,8 @@ from cpllm_model.errors import (
     UnsupportedCodecError,
 )
 
-#: Demuxers that read one file and nothing else. Playlists (HLS, DASH, concat, SDP) and images stay out.
-FORMATS = "mov,matroska,webm,mpegts,mpeg,avi,flv,asf,ogg,mxf,dv,ivf,obu,h264,hevc,vvc,m4v,mpegvideo,yuv4mpegpipe"
+#: Demuxers as libav takes their names.
+FORMATS = ",".join(FORMAT_ENDINGS)
 #: Decoders in wide use, and so well tested against hostile streams.
 CODECS = (
     "h264,hevc,vvc,vp8,vp9,libdav1d,av1,mpeg1video,mpeg2video,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,h263,h263p,h263i,"

@@ -18,17 +18,39 @@ from safetensors.numpy import load, save
 
 from cpllm_model.decoding.sampling import SamplingSettings
 
-# fmt: off
-_VIDEO_SUFFIXES = frozenset({
-    "3g2", "3gp", "asf", "avi", "f4v", "flv", "ivf", "m1v", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4",
-    "mpeg", "mpg", "mts", "mxf", "ogv", "qt", "ts", "vob", "webm", "wmv",
-})
-# fmt: on
+#: Accepted formats, by libav's names of their demuxers, and the endings of their files. Each reads one file and
+#: nothing else: playlists (HLS, DASH, concat, SDP) and images stay out.
+FORMAT_ENDINGS: dict[str, tuple[str, ...]] = {
+    "mov": ("mov", "mp4", "m4v", "qt", "3gp", "3g2", "f4v"),
+    "matroska": ("mkv",),
+    "webm": ("webm",),
+    "mpegts": ("ts", "mts", "m2ts", "m2t"),
+    "mpeg": ("mpg", "mpeg", "vob"),
+    "avi": ("avi",),
+    "flv": ("flv",),
+    "asf": ("asf", "wmv"),
+    "ogg": ("ogv",),
+    "mxf": ("mxf",),
+    "dv": ("dv",),
+    "ivf": ("ivf",),
+    "obu": ("obu",),
+    "h264": ("h264", "avc"),
+    "hevc": ("hevc", "h265"),
+    "vvc": ("vvc", "h266"),
+    "m4v": ("m4v",),
+    "mpegvideo": ("m1v", "m2v"),
+    "yuv4mpegpipe": ("y4m",),
+}
+_VIDEO_ENDINGS = frozenset(ending for endings in FORMAT_ENDINGS.values() for ending in endings)
 
 
 def has_video_name(name: str) -> bool:
-    """Tell by its ending whether a file or object is taken for a video; what it really is, decoding tells."""
-    return name.rpartition(".")[2].lower() in _VIDEO_SUFFIXES
+    """Tell by its ending whether a file or object is taken for a video; what it really is, decoding tells.
+
+    White space after the ending does not count: people and copying tools leave some.
+    """
+    _, dot, ending = name.rpartition(".")
+    return bool(dot) and ending.rstrip().lower() in _VIDEO_ENDINGS
 
 
 @dataclass(frozen=True)

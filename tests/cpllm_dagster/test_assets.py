@@ -20,6 +20,7 @@ import pytest
 
 from cpllm_dagster.assets import quality as quality_module
 from cpllm_dagster.automation import PARTITION_SET
+from cpllm_dagster.catalog.objects import partition_key
 from cpllm_dagster.definitions import Settings, build_definitions
 from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
 from cpllm_dagster.lake.tables import Lake, video_id
@@ -52,10 +53,17 @@ class Platform:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=content)
         return f"s3://{self.bucket}/{key}"
 
-    def run(self, library: str = LIBRARY) -> dg.ExecuteInProcessResult:
-        """Run the library's job on a fresh instance."""
+    def run(self, library: str = LIBRARY, assets: tuple[str, ...] | None = None) -> dg.ExecuteInProcessResult:
+        """Run the library's job on a fresh instance, or these assets of it."""
+        definitions = build_definitions(self.settings)
         with dg.DagsterInstance.ephemeral() as instance:
-            return run_library(build_definitions(self.settings), library, instance)
+            if assets is None:
+                return run_library(definitions, library, instance)
+            key = partition_key(library)
+            instance.add_dynamic_partitions(PARTITION_SET, [key])
+            return definitions.resolve_job_def("score_library").execute_in_process(
+                partition_key=key, instance=instance, asset_selection=[dg.AssetKey(name) for name in assets]
+            )
 
     def table(self, name: str, library: str = LIBRARY) -> pa.Table:
         table = self.lake.read(name, library)
@@ -320,6 +328,33 @@ def test_only_what_changed_is_scored(platform: Platform, clips: list[Path]) -> N
     pairs = platform.table("comparisons")
     assert gone not in {*pairs["video_id_a"].to_pylist(), *pairs["video_id_b"].to_pylist()}
     assert added in {*pairs["video_id_a"].to_pylist(), *pairs["video_id_b"].to_pylist()}
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_answers_outlive_one_night_without_their_video(platform: Platform) -> None:
+    """They come back with it, and are dropped by the next run that misses it, too; nothing is decoded for that."""
+    before = {name: platform.rows(name) for name in ("scores", "descriptions", "features")}
+    key = f"libraries/{LIBRARY}/{HOSTILE_KEYS[0]}"
+    video = video_id(f"s3://{platform.bucket}/{key}")
+    content = platform.client.get_object(Bucket=platform.bucket, Key=key)["Body"].read()
+
+    def night() -> list[Path]:
+        """Run up to the scores; gives the parts that are left."""
+        platform.run(assets=("video_catalog", "visual_features", "quality_descriptions", "quality_scores"))
+        return list(Path(platform.settings.lake_uri, ".work").rglob("*.part"))
+
+    platform.client.delete_object(Bucket=platform.bucket, Key=key)
+    assert len(night()) == 3  # a part a table
+    for name, rows in before.items():
+        assert set(platform.rows(name)) == set(rows) - {video}
+    platform.client.put_object(Bucket=platform.bucket, Key=key, Body=content)
+    assert night() == []
+    assert {name: platform.rows(name) for name in before} == before
+
+    platform.client.delete_object(Bucket=platform.bucket, Key=key)
+    assert len(night()) == 3
+    assert night() == []
+    assert video not in platform.rows("features")
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -58,6 +58,15 @@ def test_the_sensor_registers_new_libraries_and_requests_their_first_run(
     assert "2 registered" in (again.skip_message or "")
 
 
+def test_links_in_circles_stop_no_sensor(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "videos" / "loop").symlink_to("loop")
+    (tmp_path / "videos" / "here").symlink_to(".")
+    found = evaluate_sensor(definitions, instance)
+    assert len(found.run_requests or []) == 2
+
+
 def test_a_wrong_catalogue_fails_the_sensor_with_a_sentence(
     definitions: dg.Definitions, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
 from cpllm_dagster.cli import app
 from cpllm_dagster.lake.tables import Lake
+from tests.dagster_ui import wait_for
 
 if TYPE_CHECKING:
     from tests.cpllm_dagster.conftest import Bucket
@@ -139,10 +145,94 @@ def test_run_goes_through_all_libraries_and_tells_of_each(tmp_path: Path) -> Non
     assert "0" in cpllm("sql", "select count(*) from scores", "--lake", str(tmp_path / "lake")).stdout
 
 
-def test_a_library_that_fails_does_not_keep_others_from_running(tmp_path: Path) -> None:
-    (tmp_path / "videos" / "films").mkdir(parents=True)
-    where = ["--catalog", str(tmp_path / "videos"), "--lake", str(tmp_path / "lake")]
-    found = cpllm("run", *where, "--library", "no/library", "--library", "films")
+def junk(folder: Path, *names: str) -> None:
+    """Files that are no videos, whatever their names say."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_a_vanished_library_fails_does_not_keep_others_from_running_and_can_be_retired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, lake, home = tmp_path / "videos", Lake(str(tmp_path / "lake")), tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    junk(videos, "films/a.mp4", "films/b.mp4", "films/notes.txt", "shows/c.mp4")
+    where = ["--catalog", str(videos), "--lake", lake.uri]
+    found = cpllm("run", *where)
+    assert found.exit_code == 0, found.stderr
+    assert "films: 1 objects are left out: no ending of a video (1: films/notes.txt)" in found.stderr
+    assert "shows: " in found.stderr and "shows: 0 objects" not in found.stderr
+    (videos / "films").rename(tmp_path / "moved")
+    before = lake.read("scores", "films")
+    found = cpllm("run", *where)
     assert found.exit_code == 1
-    assert "no/library: failed: 'no/library' cannot be the name of a library" in found.stderr
-    assert "films: done in" in found.stderr
+    assert "films: failed: library 'films': all 2 videos are no longer there" in found.stderr
+    assert "shows: done in" in found.stderr
+    assert before is not None and lake.read("scores", "films") == before
+
+    found = cpllm("retire", "films", "--lake", lake.uri)
+    assert found.exit_code == 2 and "of 2 videos, would be removed" in " ".join(found.stderr.split())
+    assert lake.libraries() == ["films", "shows"]
+    found = cpllm("retire", "films", "--lake", lake.uri, "--yes")
+    assert found.exit_code == 0 and "films: removed rankings, comparisons" in found.stderr
+    assert lake.libraries() == ["shows"]
+    assert not [path for path in (tmp_path / "lake").rglob("*") if path.is_file() and "films" in str(path)]
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.get_dynamic_partitions("libraries") == ["shows"]
+    found = cpllm("retire", "films", "--lake", lake.uri, "--yes")
+    assert found.exit_code == 2 and "there is no library 'films'; there are 'shows'" in found.stderr
+
+
+def test_a_library_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    junk(tmp_path / "videos", "films/a.mp4", "loose.mp4")
+    where = ["--catalog", str(tmp_path / "videos"), "--lake", str(tmp_path / "lake")]
+    found = cpllm("run", *where, "--library", "films", "--library", "flims")
+    assert found.exit_code == 2
+    assert "no library 'flims' (did you mean 'films'?); there are 'films', 'videos'" in found.stderr
+    assert not (tmp_path / "lake").exists()
+    assert cpllm("run", *where, "--allow-shrinking").exit_code == 2
+    (tmp_path / "none").mkdir()
+    found = cpllm("run", "--catalog", str(tmp_path / "none"), "--lake", str(tmp_path / "lake"))
+    assert found.exit_code == 2 and "holds no library and no video" in found.stderr
+
+
+def test_a_flat_folder_is_a_library(tmp_path: Path) -> None:
+    junk(tmp_path / "my videos", *(f"{number:02}.mp4" for number in range(20)))
+    found = cpllm("run", "--catalog", str(tmp_path / "my videos"), "--lake", str(tmp_path / "lake"))
+    assert found.exit_code == 0 and "my videos: done in" in found.stderr
+    scores = Lake(str(tmp_path / "lake")).read("scores", "my videos")
+    assert scores is not None and len(scores) == 20
+
+
+@pytest.mark.parametrize("command", [["report"], ["sql", "select 1"], ["retire", "films", "--yes"]])
+def test_a_lake_without_tables_is_a_sentence(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "none"):
+        found = cpllm(*command, "--lake", str(tmp_path / name))
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert "no tables lie under" in found.stderr and str(tmp_path / name) in "".join(found.stderr.split("\n"))
+
+
+def test_a_report_on_a_library_that_is_not_there_names_those_that_are(lake: str) -> None:
+    found = cpllm("report", "--lake", lake, "--library", "films")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "no library 'films' (did you mean 'fil ms'?); there are 'fil ms'" in found.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_what_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    junk(tmp_path / "videos", *(f"films/{number:04}.mp4" for number in range(3000)))
+    junk(tmp_path / "videos", "shows/a.mp4")
+    command = [sys.executable, "-m", "cpllm_dagster.cli", "run", "--catalog", "videos", "--lake", "lake"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "500"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "films: started\n"
+        assert wait_for(lambda: list((tmp_path / "lake" / ".work" / "claims").glob("*")), 60)
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    (line,) = said.splitlines()
+    assert line.startswith("films: interrupted after ") and "the next run goes on from them" in line

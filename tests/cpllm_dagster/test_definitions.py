@@ -13,13 +13,14 @@ import dagster as dg
 import pytest
 import yaml
 
+from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.definitions import build_definitions, read_settings, video_store
 from cpllm_model.errors import ConfigurationError, CPLLMError
 
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
-    "CPLLM_RAY_ADDRESS", "CPLLM_CATALOG_ACCESS",
+    "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
 )  # fmt: skip
 
 
@@ -28,7 +29,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     """An environment with just what is required."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CPLLM_CATALOG_URI", str(tmp_path))
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setenv("CPLLM_CATALOG_URI", str(tmp_path / "videos"))
     monkeypatch.setenv("CPLLM_LAKE_URI", str(tmp_path / "lake"))
     return monkeypatch
 
@@ -48,7 +50,7 @@ print(json.dumps({
 }))
 """
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    environment |= {"CPLLM_CATALOG_URI": str(tmp_path), "CPLLM_LAKE_URI": str(tmp_path / "lake")}
+    environment |= {"CPLLM_CATALOG_URI": str(tmp_path / "videos"), "CPLLM_LAKE_URI": str(tmp_path / "lake")}
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -76,6 +78,8 @@ print(json.dumps({
         ("CPLLM_MODEL", "promoted", "CPLLM_MODELS_DIR is not set"),
         ("CPLLM_S3_ENDPOINT_URL", "localhost:9000", "CPLLM_S3_ENDPOINT_URL is 'localhost:9000'"),
         ("CPLLM_CATALOG_ACCESS", "public", "CPLLM_CATALOG_ACCESS is 'public'; give one of signed, unsigned"),
+        ("CPLLM_LARGEST_LOSS", "some", "CPLLM_LARGEST_LOSS is 'some'"),
+        ("CPLLM_LARGEST_LOSS", "30", "a share from 0 to 1"),
     ],
 )
 def test_a_missing_or_wrong_value_is_one_sentence(
@@ -94,7 +98,7 @@ def test_what_is_given_goes_before_the_environment(environment: pytest.MonkeyPat
     environment.setenv("CPLLM_RAY_ADDRESS", "ray://head:10001")
     settings = read_settings(lake=str(tmp_path / "other"))
     assert settings.lake_uri == str(tmp_path / "other")
-    assert settings.catalog_uri == str(tmp_path)
+    assert settings.catalog_uri == str(tmp_path / "videos")
     assert (settings.model, settings.s3_endpoint_url, settings.ray_address) == ("tiny", None, "ray://head:10001")
     assert read_settings().lake_uri == str(tmp_path / "lake")
 
@@ -104,6 +108,28 @@ def test_how_s3_is_asked_reaches_the_videos(environment: pytest.MonkeyPatch) -> 
     settings = read_settings()
     catalog: Any = build_definitions(settings).resources["catalog"]  # pyright: ignore[reportOptionalSubscript]
     assert catalog.open().access == video_store(settings).access == "unsigned"
+
+
+def test_what_is_left_out_and_what_may_be_lost_are_settings(environment: pytest.MonkeyPatch) -> None:
+    assert (read_settings().exclude, read_settings().largest_loss) == (EXCLUDED, 0.3)
+    environment.setenv("CPLLM_LARGEST_LOSS", "0.5")
+    for value, expected in (
+        ("*proxy*, old", ("*proxy*", "old")),
+        ("..., old", (*EXCLUDED, "old")),
+        ("none", ()),
+    ):
+        environment.setenv("CPLLM_EXCLUDE", value)
+        settings = read_settings()
+        assert settings.exclude == expected == video_store(settings).exclude
+        catalog = (build_definitions(settings).resources or {})["catalog"]
+        assert (tuple(catalog.exclude), catalog.largest_loss) == (expected, 0.5)
+
+
+@pytest.mark.parametrize("lake", ["videos", "videos/lake", "videos/../videos/lake"])
+def test_a_lake_inside_the_catalogue_is_refused(environment: pytest.MonkeyPatch, tmp_path: Path, lake: str) -> None:
+    environment.setenv("CPLLM_LAKE_URI", str(tmp_path / lake))
+    with pytest.raises(ConfigurationError, match="lies inside the catalogue"):
+        build_definitions(read_settings())
 
 
 def test_a_hostile_endpoint_is_refused_without_its_password(environment: pytest.MonkeyPatch) -> None:

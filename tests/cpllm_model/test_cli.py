@@ -3,13 +3,19 @@
 import base64
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cpllm_model.cli import Answered, app
-from cpllm_model.errors import NotAVideoError
+from cpllm_model.errors import InferenceError, NotAVideoError
+from cpllm_model.predictor import QualityPredictor, Rating
 
 RECORD = {
     "path", "status", "score", "score_std", "level", "description", "distortions",
@@ -47,6 +53,68 @@ def test_score_prints_a_table_and_succeeds_where_all_is_well(folder):
     done = run("score", folder / "sub")
     assert done.exit_code == 0
     assert "worst" in done.stdout and "[red]" in done.stdout and "score" in done.stdout
+
+
+def test_a_missing_file_is_a_row_and_costs_no_other_one(folder):
+    done = run("score", folder / "gone.mp4", folder / "best.mp4", folder / "sub", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == 1
+    assert [(row["status"], row["error_type"]) for row in rows] == [
+        ("failed", "object_missing"), ("ok", None), ("ok", None),
+    ]  # fmt: skip
+    assert rows[0]["path"] == str(folder / "gone.mp4") and rows[0]["error_message"] == "there is no such file"
+    (folder / "sub" / "dangling.mp4").symlink_to("nowhere.mp4")
+    (folder / "linked").symlink_to(folder / "sub")
+    done = run("score", folder, "--json")
+    assert [Path(json.loads(line)["path"]).name for line in done.stdout.splitlines()] == [
+        "best.mp4", "broken.mp4", "dangling.mp4", "worst [red]bold.mp4",
+    ]  # fmt: skip
+    assert "a link to a folder is left out" in done.stderr
+
+
+def test_a_video_without_a_finite_answer_costs_no_other_one(folder, monkeypatch):
+    rate = QualityPredictor.rate
+
+    def rate_once(self, tokens):
+        """The first video has no finite answer."""
+        monkeypatch.setattr(QualityPredictor, "rate", rate)
+        raise InferenceError("video", "the network gave a number that is not finite")
+
+    monkeypatch.setattr(QualityPredictor, "rate", rate_once)
+    done = run("score", folder, "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["error_type"] for row in rows] == ["inference_failed", "not_a_video", None]
+    assert rows[0]["error_message"] == "the network gave a number that is not finite"
+    monkeypatch.setattr(QualityPredictor, "rate", rate_once)
+    first, second = QualityPredictor.from_pretrained().score([folder / "best.mp4"] * 2)
+    assert isinstance(first, InferenceError) and isinstance(second, Rating)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
+    for number in range(200):
+        shutil.copy(folder / "best.mp4", folder / f"copy {number:03}.mp4")
+    checkout = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from cpllm_model.cli import app; app()", "score", folder, *form],
+        env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "400", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        lines = [process.stdout.readline() for _ in range(2 if form else 5)]
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate()
+    lines += rest.splitlines()
+    assert process.returncode == 130
+    rows = lines if form else [line for line in lines if line.startswith("│")]
+    assert 2 <= len(rows) < 200
+    if form:
+        assert json.loads(rows[0])["path"] == str(folder / "best.mp4")
+        assert json.loads(rows[-1])["status"] == "ok"
+    else:
+        assert lines[0].startswith("┏") and lines[-1].startswith("└")
+        assert len({len(line.rstrip()) for line in lines}) == 1
+    count = int(re.fullmatch(r"cpllm: interrupted after (\d+) of 203 videos", said.strip())[1])
+    assert len(rows) - 1 <= count <= len(rows)
 
 
 def test_compare_names_the_better_video(folder):

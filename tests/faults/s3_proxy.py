@@ -266,6 +266,18 @@ def made_up_listing(count: int, prefix: str) -> Fault:
     return page
 
 
+def changed_body(change: Callable[[bytes], bytes]) -> Fault:
+    """The real answer with another body."""
+
+    def answer_changed(exchange: Exchange) -> None:
+        status, headers, body = exchange.ask()
+        body = change(body)
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        exchange.answer(status, [*kept, ("Content-Length", str(len(body)))], body)
+
+    return answer_changed
+
+
 @dataclass
 class _Rule:
     fault: Fault

@@ -18,7 +18,8 @@ import dagster as dg
 import pytest
 
 from cpllm_dagster.automation import PARTITION_SET
-from cpllm_dagster.catalog.objects import VideoObject, VideoStore
+from cpllm_dagster.catalog.listing import VideoObject
+from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.catalog.s3_client import ACCESS
 from cpllm_dagster.definitions import Settings, build_definitions
 from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
@@ -43,7 +44,7 @@ class Place:
 
     @cached_property
     def store(self) -> VideoStore:
-        return VideoStore(f"s3://{self.bucket}/libraries", self.proxy.endpoint_url, self.access)
+        return VideoStore(f"s3://{self.bucket}/libraries", self.proxy.endpoint_url, access=self.access)
 
     @cached_property
     def lake(self) -> Lake:

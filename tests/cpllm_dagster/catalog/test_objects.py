@@ -20,7 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpllm_dagster.catalog import objects, s3_object
-from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name, partition_key
+from cpllm_dagster.catalog.folder import LEADS_OUT, NO_FILE
+from cpllm_dagster.catalog.listing import NO_ENDING
+from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name, lies_inside, partition_key
 from cpllm_model.errors import (
     AccessDeniedError,
     ArchivedError,
@@ -70,22 +72,27 @@ def test_partition_key_is_safe_and_reversible(library: str) -> None:
 # --- S3 ----------------------------------------------------------------------------------------------------
 
 
-def test_lists_libraries_and_videos(bucket: Bucket, store: VideoStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_lists_libraries_and_videos(bucket: Bucket, store: VideoStore) -> None:
     for library in ("films", 'we\'ird ="ü" ..', ".."):
         for name in HOSTILE:
             bucket.put(f"videos/{library}/{name}", name.encode())
-    for other in ("films/readme.txt", "films/deep/", "films/mp4", "stray.mp4", "/unnamed.mp4"):
+    for other in ("films/readme.txt", "films/deep/", "films/mp4", "stray.mp4", "/unnamed.mp4", "notes.txt"):
         bucket.put(f"videos/{other}", b"")
     bucket.put("elsewhere/secret.mp4", b"")
 
-    assert store.libraries() == sorted(["films", 'we\'ird ="ü" ..', ".."])
-    assert "2 objects lie in no library" in caplog.text
-    for library in store.libraries():
+    assert store.libraries() == sorted(["films", "videos", 'we\'ird ="ü" ..', ".."])
+    loose = store.objects("videos")
+    assert sorted(video.uri for video in loose) == [
+        f"{bucket.uri}/videos//unnamed.mp4",
+        f"{bucket.uri}/videos/stray.mp4",
+    ]
+    assert loose.examples == {NO_ENDING: ["notes.txt"]}
+    for library in {*store.libraries()} - {"videos"}:
         listing = store.objects(library)
         videos = {video.uri: video for video in listing}
         assert set(videos) == {f"{bucket.uri}/videos/{library}/{name}" for name in HOSTILE}
         assert all(uri == f"{bucket.uri}/{video.key}" for uri, video in videos.items())
-        assert listing.skipped == (2 if library == "films" else 0)
+        assert listing.left_out == ({NO_ENDING: 2} if library == "films" else {})
         for uri, video in videos.items():
             assert read(store, video) == uri.removeprefix(f"{bucket.uri}/videos/{library}/").encode()
             assert video.size_bytes == len(read(store, video)) and video.last_modified.tzinfo
@@ -270,13 +277,13 @@ def test_a_folder_is_listed_like_a_bucket(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     for uri in (str(tmp_path), tmp_path.as_uri()):
         store = VideoStore(uri)
-        assert store.libraries() == ["empty", "films"]
+        assert store.libraries() == sorted(["empty", "films", tmp_path.name])
         listing = store.objects("films")
         videos = list(listing)
         assert [video.key for video in videos] == ["films/b c.mp4", "films/deep/a%20\n.MOV"]
         assert [video.uri for video in videos] == [f"file://{tmp_path}/{video.key}" for video in videos]
         assert [read(store, video) for video in videos] == [b"films/b c.mp4", b"films/deep/a%20\n.MOV"]
-        assert listing.skipped == 1
+        assert listing.left_out == {NO_ENDING: 1}
         assert list(store.objects("..")) == list(store.objects(".")) == list(store.objects("gone")) == []
 
 
@@ -304,8 +311,10 @@ def test_nothing_outside_the_folder_is_touched(tmp_path: Path, caplog: pytest.Lo
     store = VideoStore(str(root))
     with caplog.at_level(logging.WARNING):
         assert store.libraries() == ["films"]
-        assert list(store.objects("films")) == list(store.objects("library")) == []
-    assert "link.mp4" in caplog.text
+        listing = store.objects("films")
+        assert list(listing) == list(store.objects("library")) == []
+    assert str(root / "library") in caplog.text
+    assert listing.examples == {LEADS_OUT: ["films/folder", "films/link.mp4"], NO_FILE: ["films/pipe.mp4"]}
     for uri in ((outside / "secret.mp4").as_uri(), f"{root.as_uri()}/films/../../outside/secret.mp4"):
         with pytest.raises(ConfigurationError, match="does not lie under"), store.open(uri, "", 6, LIMITS):
             pass
@@ -333,3 +342,21 @@ def test_changed_and_missing_files(tmp_path: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not a folder"):
         VideoStore(str(tmp_path / "none")).libraries()
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "inside"),
+    [
+        ("s3://b/videos/lake", "s3://b/videos", True),
+        ("s3://b/videos/", "s3://b/videos", True),
+        ("s3://b/videos-lake", "s3://b/videos", False),
+        ("s3://b/lake", "s3://b", True),
+        ("s3://b", "s3://b/videos", False),
+        ("s3://b/videos", "/b/videos", False),
+        ("file:///b/a%20b/lake", "/b/a b", True),
+        ("/b/x/../videos/lake", "/b/videos", True),
+        ("/b/lake", "/b/videos", False),
+    ],
+)
+def test_one_address_inside_another(inner: str, outer: str, inside: bool) -> None:
+    assert lies_inside(inner, outer) is inside

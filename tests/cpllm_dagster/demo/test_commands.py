@@ -86,12 +86,55 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert set(lake.connect().execute("select distinct run_id from scores").fetchall()) == runs
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def below(parent: int) -> set[int]:
+    """The processes that a process has started, and those that these have."""
+    command = [shutil.which("ps") or "ps", "-eo", "pid=,ppid="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(ppid) for pid, ppid in map(str.split, listed.splitlines())}
+    found = {parent}
+    while more := {pid for pid, ppid in parents.items() if ppid in found} - found:
+        found |= more
+    return found - {parent}
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not (status.exists() and "State:\tZ" in status.read_text())  # one that nobody has waited for yet
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_dev_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_text("no video")
+    command = [sys.executable, "-m", "cpllm_dagster.cli", "dev", str(tmp_path / "videos"), "--work", str(tmp_path)]
+    port = free_port()
+    with subprocess.Popen([*command, "--port", port], start_new_session=True) as process:
+        try:
+            wait_for(lambda: ask(f"http://127.0.0.1:{port}/graphql", "{ version }"), 240)
+            started = below(process.pid)
+            assert len(started) >= 5
+        finally:
+            process.send_signal(number)  # to this one alone
+            process.wait(120)
+    assert wait_for(lambda: not any(map(is_there, started)), 15)
+
+
 @pytest.fixture
 def ui(tmp_path: Path, clips: list[Path]) -> Iterator[str]:
     """The address of the UI that `cpllm dev` starts over three clips; it ends as Ctrl-C ends it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     (tmp_path / "videos").mkdir()
     for clip in clips:
         shutil.copy(clip, tmp_path / "videos")

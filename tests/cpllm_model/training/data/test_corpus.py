@@ -161,7 +161,9 @@ def test_descriptions_say_what_is_known_and_no_more(seed):
 
 
 def test_a_manifest_keeps_what_it_is_given_and_names_what_is_wrong(tmp_path):
-    video = LabelledVideo("v", "c", "d", "train", "v.mp4", 3.5, severities={"blur": 1.0}, dialogue=(("Is it sharp?", "No."),))
+    video = LabelledVideo(
+        "v", "c", "d", "train", "v.mp4", 3.5, severities={"blur": 1.0}, dialogue=(("Is it sharp?", "No."),)
+    )
     path = write_manifest([video], tmp_path / "manifest.parquet")
     (again,) = read_manifest(tmp_path)
     assert again.severities == {"blur": 1.0} and again.dialogue == video.dialogue and again.description is None

@@ -299,7 +299,9 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, list
             clip = write_video(frames, folder / f"{seed}-{crf}.mp4", crf=crf)
             severities = dict.fromkeys(DISTORTIONS, 0.0) | {"compression": 2.0 * rung}
             recipe = json.dumps([{"kind": "x264", "severity": rung, "seed": 0}])
-            known = LabelledVideo(clip.stem, str(seed), "scenes", "test", clip.name, 4.8 - 1.2 * rung, severities=severities)
+            known = LabelledVideo(
+                clip.stem, str(seed), "scenes", "test", clip.name, 4.8 - 1.2 * rung, severities=severities
+            )
             videos.append(replace(known, recipe=recipe, ladder="x264", ladder_rung=rung))
             rated.append(LabelledVideo(clip.stem, clip.stem, HOSTILE, "test", clip.name, 4.5 - rung + seed % 2 / 4))
     (folder / "broken.mp4").write_text("no video")
