@@ -75,7 +75,7 @@ def _moment(text: str) -> datetime:
 
 def version_of(answer: Mapping[str, Any]) -> str:
     """Give what names the version of an object that was read: its ETag, or its time where the server sends none."""
-    return _bare(answer.get("ETag")) or f"{answer.get('LastModified', '')}"
+    return _bare(answer.get("ETag")) or f"{answer.get('LastModified') or ''}"
 
 
 def listed_version(item: Mapping[str, Any]) -> str:
