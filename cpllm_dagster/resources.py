@@ -204,7 +204,8 @@ def ray_folder() -> dict[str, str]:
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigurationError(f"{folder} is no folder of this user's: let TMPDIR name one with a shorter path")
-    return {"_temp_dir": str(folder), "object_spilling_directory": given}
+    folder.chmod(0o700)  # Ray opens its own folder to all, so that one lies inside
+    return {"_temp_dir": str(folder / "ray"), "object_spilling_directory": given}
 
 
 class BatchRay(LocalRay):

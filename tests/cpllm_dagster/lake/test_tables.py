@@ -54,10 +54,10 @@ HOSTILE_NAMES = [
 #: Percent-quoted they are longer than a folder's name may be.
 LONG_NAMES = [
     "あ" * 28,
+    "あ" * 84 + "a",
     "あ" * 85,
     "Фильмы и сериалы за 2024 год, архив областного телевидения",
     "%" * 255,
-    "あ" * 84 + "a",
 ]
 
 
