@@ -7,7 +7,7 @@ that it does not name, the storage is asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ def confirmed_rows(
     published: pa.Table,
     kept: pa.Table,
     new: Sequence[VideoObject],
-    unread: Sequence[str],
+    unread: Collection[str],
     store: VideoStore,
     *,
     library: str,
@@ -47,9 +47,10 @@ def confirmed_rows(
         ConfigurationError, SourceReadError: the storage does not say what is there.
     """
     named = {*kept["uri"].to_pylist(), *(video.uri for video in new)}
+    unread = {*unread}
     folders = tuple(address for address in unread if address.endswith("/"))
     uris, etags = published["uri"].to_pylist(), published["etag"].to_pylist()
-    staying = {uri for uri in uris if uri not in named and (uri in unread or (folders and uri.startswith(folders)))}
+    staying = {uri for uri in uris if uri not in named and (uri in unread or uri.startswith(folders))}
     missing = [uri for uri in uris if uri not in named and uri not in staying]
     moved = {video.etag for video in new} - {""}
     etag_of = dict(zip(uris, etags, strict=True))

@@ -101,7 +101,8 @@ def run_dev(videos: Path | None, work: Path, console: Console, port: int) -> int
         raise ConfigurationError("the development UI needs dagster-dg-cli: pip install 'cpllm[dev]'")
     home = dagster_home(work)
     for number in ENDING:
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     with demo_libraries(videos, work, console) as settings:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             libraries = VideoStore(settings.catalog_uri, settings.s3_endpoint_url).libraries()

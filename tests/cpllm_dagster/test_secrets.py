@@ -24,7 +24,7 @@ from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
 from cpllm_dagster.lake.tables import Lake
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import CPLLMError
-from tests.faults.s3_proxy import S3Proxy, refusal, s3_proxy
+from tests.faults.s3_proxy import Exchange, S3Proxy, refusal, s3_proxy
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIAHIDDENHIDDEN1234",
@@ -171,7 +171,10 @@ def test_a_run_leaves_no_secret_in_tables_records_and_logs(proxy: S3Proxy, bucke
     assert len(proxy.requests) > 3
     assert_no_secret(tmp_path, said, proxy)
 
-    proxy.inject(refusal(403, "SignatureDoesNotMatch", ECHO), when=lambda exchange: exchange.is_listing)
+    def lists_the_library(exchange: Exchange) -> bool:
+        return exchange.is_listing and "delimiter" not in exchange.query
+
+    proxy.inject(refusal(403, "SignatureDoesNotMatch", ECHO), when=lists_the_library)
     said = run(proxy, bucket, tmp_path, str(tmp_path / "lake"))
     assert said.startswith("1\n") and "cannot be listed: SignatureDoesNotMatch" in said
     assert_no_secret(tmp_path, said, proxy)
