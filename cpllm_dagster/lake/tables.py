@@ -315,8 +315,11 @@ class Lake:
         return sorted(f"{table_name}/library={_percent_quoted(library)}/data.parquet" for library in libraries)
 
     def _open_listed(self, name: str) -> Snapshot:
-        table_name, partition, _ = name.split("/")
-        return self._storage.open(_file_name(table_name, unquote(partition.removeprefix("library="))))
+        table_name, _, rest = name.partition("/library=")
+        library, _, file = rest.partition("/")
+        if table_name not in SCHEMAS or not library or file != "data.parquet":
+            raise FileNotFoundError(name)
+        return self._storage.open(_file_name(table_name, unquote(library)))
 
 
 def _file_name(table_name: str, library: str) -> str:
