@@ -1,5 +1,6 @@
 """The model's commands as a person runs them."""
 
+import base64
 import json
 import os
 import re
@@ -14,8 +15,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cpllm_model.cli import app
-from cpllm_model.errors import InferenceError
+from cpllm_model.cli import Answered, app
+from cpllm_model.errors import InferenceError, NotAVideoError
 from cpllm_model.predictor import QualityPredictor, Rating
 
 RECORD = {
@@ -148,6 +149,7 @@ def test_rank_orders_videos_and_keeps_the_failed_ones(folder):
     [
         (["score", "/nowhere/at all.mp4"], "does not exist"),
         (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
+        (["score", "{folder}/best.mp4", "--model", "promoted"], "give its folder here, --model"),
         (["score"], "Missing argument"),
         (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
     ],
@@ -156,6 +158,14 @@ def test_wrong_use_is_one_sentence_and_status_2(folder, arguments, cause):
     done = run(*(argument.format(folder=folder) for argument in arguments))
     assert done.exit_code == 2
     assert cause in " ".join(done.output.split())
+
+
+def test_a_path_that_is_not_utf8_is_valid_json_and_can_be_had_back():
+    raw = b"/films/caf\xe9 \xc3\xa9.mp4"
+    line = json.dumps(Answered(os.fsdecode(raw), error=NotAVideoError("v", "why")).record(), ensure_ascii=False)
+    row = json.loads(line.encode())
+    assert row["path"] == "/films/caf\\xe9 é.mp4" and base64.b64decode(row["path_base64"]) == raw
+    assert set(Answered("é.mp4", error=NotAVideoError("v", "why")).record()) == RECORD
 
 
 def test_an_empty_folder_is_wrong_use(tmp_path):

@@ -30,7 +30,7 @@ def put(root: Path, *names: str) -> None:
 
 def names(root: Path, library: str) -> list[str]:
     """The names of a library's videos below the root."""
-    return [video.uri.removeprefix(f"{root.as_uri()}/") for video in VideoStore(str(root)).objects(library)]
+    return [video.uri.removeprefix(f"file://{root}/") for video in VideoStore(str(root)).objects(library)]
 
 
 def test_links_in_circles_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
