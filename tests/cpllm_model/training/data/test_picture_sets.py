@@ -131,7 +131,7 @@ def workbook(path: Path, rows: list[list[str | float]], inline: bool = False) ->
     for number, row in enumerate(rows, 1):
         cells = ""
         for letter, value in zip("ABC", row, strict=False):
-            if isinstance(value, float):
+            if not isinstance(value, str):
                 cells += f'<c r="{letter}{number}"><v>{value}</v></c>'
             elif value and inline:
                 cells += f'<c r="{letter}{number}" t="inlineStr"><is><t>{value}</t></is></c>'

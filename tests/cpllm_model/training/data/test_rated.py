@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpllm_model.errors import DataSetError
@@ -162,6 +162,7 @@ def test_scales_by_hand(name: str, mos: float, mapped: float) -> None:
     assert find_dataset(name).rescale(mos) == pytest.approx(mapped)
 
 
+@settings(deadline=None)  # machines that share their cores would fail at random
 @given(share=st.floats(0, 1), name=st.sampled_from(sorted(DATASETS)))
 def test_every_mos_on_its_scale_becomes_one_to_five(share: float, name: str) -> None:
     low, high = DATASETS[name].scale or (0, 0)
