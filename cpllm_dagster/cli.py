@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from cpllm_model.cli import _shown, _told_in_a_sentence, app
-from cpllm_model.errors import ConfigurationError, LakeError
+from cpllm_model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cpllm_dagster.lake.tables import Lake
@@ -202,7 +202,8 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Give the columns and the rows that a query asks for.
 
     Raises:
-        LakeError: the query is wrong, or a table cannot be read.
+        typer.Exit: the query is wrong, or a table cannot be read; DuckDB's words are printed.
+        LakeError: the lake cannot be read.
     """
     import duckdb
 
@@ -213,7 +214,10 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
             answer = connection.execute(query)
             return [column[0] for column in answer.description or []], answer.fetchall()
         except duckdb.Error as error:
-            raise LakeError(sentence(error)) from error
+            # Several lines, of which the last points at a place in the one before.
+            for line in f"cpllm: {sentence(error)}".split("\n"):
+                Console(stderr=True).print(_shown(line), soft_wrap=True)
+            raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Where the platform is put together, and the only place that reads its environment.
 
-In: CPLLM_CATALOG_URI, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL, CPLLM_RAY_ADDRESS,
-CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS (AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or
-wrong value is one sentence, when definitions load.
+In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
+CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS (AWS credentials come by boto3's usual chain). Out: Dagster
+definitions. A missing or wrong value is one sentence, when definitions load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cpllm_dagster.automation import (
 )
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore, lies_inside
-from cpllm_dagster.catalog.s3_object import without_secrets
+from cpllm_dagster.catalog.s3_client import ACCESS, SIGNED, without_secrets
 from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
 from cpllm_dagster.resources import (
@@ -47,6 +47,7 @@ class Settings:
 
     Args:
         models_dir: the folder of promoted models.
+        catalog_access: how S3 is asked for videos, one of s3_client's ACCESS.
         exclude: patterns of names of files and folders that are no part of the catalogue.
         largest_loss: share of a library's videos that may be gone at once.
     """
@@ -57,6 +58,7 @@ class Settings:
     s3_endpoint_url: str | None
     ray_address: str
     models_dir: str | None = None
+    catalog_access: str = SIGNED
     exclude: tuple[str, ...] = EXCLUDED
     largest_loss: float = LARGEST_LOSS
 
@@ -82,6 +84,18 @@ def s3_endpoint_url() -> str | None:
     return url
 
 
+def catalog_access() -> str:
+    """Return how S3 is asked for videos.
+
+    Raises:
+        ConfigurationError: there is no such way.
+    """
+    access = _optional("CPLLM_CATALOG_ACCESS") or SIGNED
+    if access not in ACCESS:
+        raise ConfigurationError(f"CPLLM_CATALOG_ACCESS is {access!r}; give one of {', '.join(ACCESS)}")
+    return access
+
+
 def dagster_instance() -> dg.DagsterInstance:
     """Return the instance that DAGSTER_HOME names, or one that is forgotten when the process ends."""
     return dg.DagsterInstance.get() if _optional("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
@@ -102,6 +116,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         s3_endpoint_url=s3_endpoint_url(),
         ray_address=_optional("CPLLM_RAY_ADDRESS") or "local",
         models_dir=_optional("CPLLM_MODELS_DIR"),
+        catalog_access=catalog_access(),
         exclude=_patterns("CPLLM_EXCLUDE", EXCLUDED),
         largest_loss=_share("CPLLM_LARGEST_LOSS", LARGEST_LOSS),
     )
@@ -114,7 +129,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
 
 def video_store(settings: Settings) -> VideoStore:
     """Open the storage of the videos."""
-    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.exclude)
+    return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.exclude, settings.catalog_access)
 
 
 def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Definitions:
@@ -130,6 +145,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
     catalog = Catalog(
         uri=settings.catalog_uri,
         s3_endpoint_url=settings.s3_endpoint_url,
+        s3_access=settings.catalog_access,
         exclude=list(settings.exclude),
         largest_loss=settings.largest_loss,
     )

@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -21,12 +24,18 @@ from pydantic import Field, PrivateAttr
 
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.catalog.s3_client import SIGNED
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.models.promotion import BUNDLED, find_model
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
 
+#: How long a cluster may take until it listens.
+LISTENER_DEADLINE_S = 20.0
+#: What Ray puts below TMPDIR for its sockets, and how long the path of one may be (107 on Linux, 103 on macOS).
+SOCKETS_BELOW = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+LONGEST_SOCKET = 103
 #: Of a library's videos at most this share may be gone from one run to the next, unless a person allows it.
 LARGEST_LOSS = 0.3
 
@@ -36,6 +45,7 @@ class Catalog(dg.ConfigurableResource):
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    s3_access: str = Field(default=SIGNED, description="How S3 is asked: signed, unsigned or requester-pays.")
     exclude: list[str] = Field(
         default=list(EXCLUDED), description="Patterns of names of files and folders that are left out."
     )
@@ -49,7 +59,7 @@ class Catalog(dg.ConfigurableResource):
         Raises:
             ConfigurationError: the address is none that can be read.
         """
-        return VideoStore(self.uri, self.s3_endpoint_url, tuple(self.exclude))
+        return VideoStore(self.uri, self.s3_endpoint_url, tuple(self.exclude), self.s3_access)
 
 
 class TableLake(dg.ConfigurableResource):
@@ -150,6 +160,54 @@ class QualityModel(dg.ConfigurableResource):
         return checkpoint.model_id(self.name)
 
 
+def require_listener(address: str) -> None:
+    """Wait until something listens where a cluster should be: Ray itself would try for minutes, and not say why.
+
+    Args:
+        address: as Ray takes it; one without a port is left to Ray.
+
+    Raises:
+        ConfigurationError: nothing does within LISTENER_DEADLINE_S.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    deadline = time.monotonic() + LISTENER_DEADLINE_S
+    while host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_DEADLINE_S / 4).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"no Ray at {address!r}: {error}") from error
+            time.sleep(0.5)
+
+
+def ray_folder() -> dict[str, str]:
+    """Give the options for Ray's folders where a socket below TMPDIR would have too long a path; else none.
+
+    The sockets, and logs, then lie in a short folder of this user's own; what does not fit into memory goes to TMPDIR
+    as before.
+
+    Raises:
+        ConfigurationError: there can be no such folder.
+    """
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) + len(SOCKETS_BELOW) <= LONGEST_SOCKET:
+        return {}
+    folder = Path("/tmp") / f"cpllm-ray-{os.getuid()}"  # noqa: S108 # nobody else's: that is seen to
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{given} is too long for the sockets of Ray, and {folder} cannot be made ({error.strerror}): "
+            "let TMPDIR name a folder with a shorter path"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigurationError(f"{folder} is no folder of this user's: let TMPDIR name one with a shorter path")
+    folder.chmod(0o700)  # Ray opens its own folder to all, so that one lies inside
+    return {"_temp_dir": str(folder / "ray"), "object_spilling_directory": given}
+
+
 class BatchRay(LocalRay):
     """dagster-ray's local Ray, started when work first asks for it, so that a run with nothing to do starts none.
 
@@ -192,12 +250,16 @@ class BatchRay(LocalRay):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report leaves the machine
         # A private Ray asks for its token by default, and warns of it each time.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        local = {"include_dashboard": False} if self.address == "local" else {}
+        options = ray_folder() | {"include_dashboard": False} if self.address == "local" else {}
+        require_listener(self.address)
         try:
             self._context = ray.init(
-                self.address, log_to_driver=False, logging_level=logging.WARNING, **local, **self.ray_init_options
+                self.address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **options | self.ray_init_options,  # type: ignore[arg-type]
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises its own, the system's and bare ones
             raise ConfigurationError(f"no Ray at {self.address!r}: {str(error).partition(chr(10))[0]}") from error
         return self._context
 

@@ -7,6 +7,7 @@ needed.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -56,7 +57,7 @@ class Answered:
         """Give the JSON object of a video."""
         rating, description, error = self.rating, self.description, self.error
         return {
-            "path": self.path,
+            **_path_fields(self.path),
             "status": "failed" if error else "ok",
             "is_still": self.is_still,
             "score": rating and rating.score,
@@ -94,19 +95,20 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say which of two videos looks better, and how surely."""
+    pair = _path_fields(str(a), "path_a") | _path_fields(str(b), "path_b")
     with _told_in_a_sentence():
         predictor = _predictor(model)
         try:
             found = predictor.compare(_existing(a), _existing(b))
         except VideoError as error:
             if as_json:
-                print(json.dumps({"path_a": str(a), "path_b": str(b), "status": "failed", "path": error.name,
-                                  "error_type": error.error_type, "error_message": error.cause}))  # fmt: skip
+                print(json.dumps(pair | {"status": "failed"} | _path_fields(error.name) | {
+                    "error_type": error.error_type, "error_message": error.cause}))  # fmt: skip
             else:
                 Console(stderr=True).print(_shown(f"cpllm: {error} ({error.error_type})"))
             raise typer.Exit(1) from None
     if as_json:
-        print(json.dumps({"path_a": str(a), "path_b": str(b), "status": "ok", **asdict(found)}))
+        print(json.dumps({**pair, "status": "ok", **asdict(found)}))
         return
     better = a if found.probability_a_better >= 0.5 else b
     surely = max(found.probability_a_better, 1 - found.probability_a_better)
@@ -292,6 +294,13 @@ def _shown(text: object) -> Text:
     return Text("".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(text)))
 
 
+def _path_fields(path: str, name: str = "path") -> dict[str, str]:
+    """Give a path for JSON; where its bytes are not UTF-8, what can be read of it, and the bytes in base64."""
+    raw = os.fsencode(path)
+    text = raw.decode(errors="backslashreplace")
+    return {name: text} if text == path else {name: text, f"{name}_base64": base64.b64encode(raw).decode()}
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise typer.BadParameter(f"{path} does not exist")
@@ -325,6 +334,11 @@ def _videos_below(top: Path) -> list[Path]:
 
 
 def _predictor(model: str) -> QualityPredictor:
+    if model == "promoted" and not Path(model).exists():
+        raise ConfigurationError(
+            "the model is 'promoted', which names one to the platform's runs only: "
+            "give its folder here, --model $CPLLM_MODELS_DIR/promoted"
+        )
     # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
@@ -392,14 +406,14 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
         fitted = ranking.bradley_terry(len(good), pairs_P2, probabilities, fitted.strength_N)
     ranks, percentiles = ranking.rank(fitted.strength_N)
     rows = [
-        {"path": one.path, "status": "ok", "rank": int(ranks[i]), "percentile": float(percentiles[i]),
+        {**_path_fields(one.path), "status": "ok", "rank": int(ranks[i]), "percentile": float(percentiles[i]),
          "strength": float(fitted.strength_N[i]), "strength_se": float(fitted.strength_se_N[i]),
          "comparisons": int(fitted.comparisons_N[i]), "score": float(scores[i])}
         for i, one in enumerate(good)
     ]  # fmt: skip
     failed = [
         {
-            "path": one.path,
+            **_path_fields(one.path),
             "status": "failed",
             "error_type": one.error.error_type,
             "error_message": one.error.cause,

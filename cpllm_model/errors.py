@@ -148,6 +148,19 @@ class SourceReadError(VideoError):
     transient = True
 
 
+class AccessDeniedError(VideoError):
+    """The object may be listed but not read."""
+
+    error_type = "access_denied"
+    transient = True
+
+
+class ArchivedError(VideoError):
+    """The object lies in an archive and has to be restored before it can be read; only a person can have that done."""
+
+    error_type = "object_archived"
+
+
 class WorkerLostError(VideoError):
     """The workers that held this video died or hung each time it was tried."""
 

@@ -7,7 +7,7 @@ decided in losses.py. Knows nothing of the model.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
@@ -17,11 +17,13 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
-from cpllm_dagster.assets.incremental import TRANSIENT_TYPES
+from cpllm_dagster.assets.incremental import ARCHIVED, TRANSIENT_TYPES
 from cpllm_dagster.assets.losses import confirmed_rows
 from cpllm_dagster.assets.publication import publish, published_or_empty, table_metadata
 from cpllm_dagster.catalog.listing import VideoListing, VideoObject
 from cpllm_dagster.catalog.objects import VideoStore, library_name, no_library
+from cpllm_dagster.catalog.s3_client import is_named
+from cpllm_dagster.catalog.s3_object import ACCESS_HINT
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import video_id
 from cpllm_dagster.partitions import LIBRARIES
@@ -30,7 +32,7 @@ from cpllm_dagster.resources import Catalog, TableLake, VideoLimits
 from cpllm_model.decoding import wall
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo
 from cpllm_model.decoding.sandbox import DecodeSandbox, measures_in_force
-from cpllm_model.errors import VideoError
+from cpllm_model.errors import AccessDeniedError, ConfigurationError, VideoError
 
 #: The metadata that says in words what was left out.
 LEFT_OUT_SENTENCE = "left_out_sentence"
@@ -43,6 +45,7 @@ class CatalogConfig(dg.Config):
 
     probe_processes: int = Field(default=2, ge=1, description="Videos probed at the same time.")
     part_videos: int = Field(default=1000, ge=1, description="Videos after which probed rows are kept as a part.")
+    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
     allow_shrinking: bool = Field(
         default=False, description="Take it as right that the library has vanished or lost many videos."
     )
@@ -61,9 +64,10 @@ def video_catalog(
     store, tables = catalog.open(), lake.claim(context, library)
     published = published_or_empty(tables, "catalog", library)
     parts, _ = tables.read_parts(library, PROBED)
+    # A table of an earlier version may lack a column.
     known = pa.concat_tables([published, parts["catalog"]], promote_options="default")
     listing = store.objects(library)
-    kept, new = split_listing(listing, known)
+    kept, new = split_listing(listing, known, retry_archived=config.retry_archived)
     if not (len(published) or new or len(kept) or listing.left_out):
         there = store.libraries()
         if library not in there:
@@ -81,6 +85,8 @@ def video_catalog(
         tables.append_part(library, PROBED, {"catalog": rows})
         probed += rows
         context.log.info(f"{library!r}: {len(probed)} of {len(new)} videos probed")
+    good = int((kept["status"].to_numpy() == "ok").sum())
+    require_readable(library, (row.get("error_type") for row in probed), good)
     rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])], promote_options="default")
     result = publish(
         tables,
@@ -101,15 +107,38 @@ def video_catalog(
     return result
 
 
-def split_listing(listing: Iterator[VideoObject], known: pa.Table) -> tuple[pa.Table, list[VideoObject]]:
+def require_readable(library: str, errors: Iterable[str | None], good: int) -> None:
+    """Refuse to go on where every object that was asked for is refused, and no other video of the library is good.
+
+    Args:
+        library: the library's true name.
+        errors: the error type of each object that was asked for; None is none.
+        good: number of videos that hold an earlier answer.
+
+    Raises:
+        ConfigurationError: all are refused.
+    """
+    asked = [error for error in errors if error != ARCHIVED]
+    if not good and set(asked) == {AccessDeniedError.error_type}:
+        raise ConfigurationError(
+            f"library {library!r}: {len(asked)} objects are listed, and reading each of them is refused: the "
+            f"run needs the right to read them (on S3 s3:GetObject; {ACCESS_HINT})"
+        )
+
+
+def split_listing(
+    listing: Iterator[VideoObject], known: pa.Table, *, retry_archived: bool = False
+) -> tuple[pa.Table, list[VideoObject]]:
     """Part a listing into rows that still hold and videos to probe.
 
     Args:
         listing: the videos there are.
         known: rows of the catalog table; of two for one video version the later one counts.
+        retry_archived: whether objects that had to be restored are asked for again.
 
     Returns:
         The rows of unchanged videos, and the videos that are new, changed, or failed for a reason that may pass.
+        An object that had to be restored is asked for again when its storage class no longer says so.
     """
     columns = (known[name].to_pylist() for name in ("uri", "etag", "error_type"))
     row_of = {
@@ -117,16 +146,22 @@ def split_listing(listing: Iterator[VideoObject], known: pa.Table) -> tuple[pa.T
         for row, (uri, etag, error_type) in enumerate(zip(*columns, strict=True))
         if error_type not in TRANSIENT_TYPES
     }
+    archived_N = known["error_type"].to_numpy() == ARCHIVED
     etag_of = dict(row_of.keys())
-    kept, new = [], []
+    kept, keys, new = [], [], []
     for found in listing:
         # A listing that once lacks an ETag says nothing against the row there is.
-        row = row_of.get((found.uri, found.etag or etag_of.get(found.uri, "")))
-        if row is None:
+        known_etag = etag_of.get(found.uri, "")
+        etag = known_etag if known_etag and is_named(known_etag) and not is_named(found.etag) else found.etag
+        row = row_of.get((found.uri, etag))
+        if row is None or (archived_N[row] and (retry_archived or not found.may_be_archived)):
             new.append(found)
         else:
             kept.append(row)
-    return known.take(pa.array(kept, pa.int64())), new
+            keys.append(found.key)
+    rows = known.take(pa.array(kept, pa.int64()))
+    rows = rows.set_column(rows.column_names.index("key"), SCHEMAS["catalog"].field("key"), pa.array(keys, pa.string()))
+    return rows.select(SCHEMAS["catalog"].names), new
 
 
 def probe_videos(
@@ -174,6 +209,7 @@ def catalog_row(video: VideoObject, found: VideoInfo | VideoError) -> dict[str, 
     row = {
         "video_id": video_id(video.uri),
         "uri": video.uri,
+        "key": video.key,
         "etag": video.etag,
         "size_bytes": video.size_bytes,
         "last_modified": video.last_modified,

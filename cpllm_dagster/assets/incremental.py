@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpllm_dagster.batch.supervisor import VideoItem
-from cpllm_dagster.lake.schemas import places
+from cpllm_dagster.lake.schemas import SCHEMAS, places
 from cpllm_dagster.lake.spool import taken
-from cpllm_model.errors import VideoError, video_error
+from cpllm_model.errors import ArchivedError, VideoError, video_error
 
 #: Failures that may pass: rows with these are tried again by the next run.
 TRANSIENT_TYPES = frozenset(error.error_type for error in VideoError.__subclasses__() if error.transient)
+#: Not among them: only a person has an object restored.
+ARCHIVED = ArchivedError.error_type
 
 #: Tables that have a row for each scored video beside its row in `scores`.
 COMPANIONS = ("descriptions", "features")
@@ -33,7 +35,7 @@ class QualityPlan:
         recovered: scores and descriptions of a broken run that hold and are not published.
         refused: failures of the catalogue that are not yet among the scores.
         todo: videos to decode and score.
-        complete: nothing is to be done, and the published tables have no row too many.
+        complete: nothing is to be done, and the published tables have no row too many and no column too few.
     """
 
     kept: pa.Table
@@ -44,7 +46,12 @@ class QualityPlan:
 
 
 def plan_quality(
-    catalog: pa.Table, before: dict[str, pa.Table], parts: dict[str, pa.Table], model_id: str
+    catalog: pa.Table,
+    before: dict[str, pa.Table],
+    parts: dict[str, pa.Table],
+    model_id: str,
+    *,
+    retry_archived: bool = False,
 ) -> QualityPlan:
     """Decide what is to be scored.
 
@@ -53,11 +60,12 @@ def plan_quality(
         before: published scores, descriptions and features; of the last two the key columns suffice.
         parts: the same of a broken run.
         model_id: the model that is to answer.
+        retry_archived: whether objects that had to be restored are asked for again.
     """
     readable_N = catalog["status"].to_numpy() == "ok"
     same_failure_N = ~readable_N & _failed_alike(before["scores"], catalog, model_id)
-    published_N = readable_N & _answered(before, catalog, model_id)
-    recovered_N = readable_N & _answered(parts, catalog, model_id) & ~published_N
+    published_N = readable_N & _answered(before, catalog, model_id, retry_archived)
+    recovered_N = readable_N & _answered(parts, catalog, model_id, retry_archived) & ~published_N
     refused_N = ~readable_N & ~same_failure_N
     todo_N = readable_N & ~published_N & ~recovered_N
     versions = catalog.select(["video_id", "etag"])
@@ -72,6 +80,7 @@ def plan_quality(
         refused=refused,
         todo=[item_of(row) for row in catalog.filter(todo_N).to_pylist()],
         complete=not (refused or todo_N.any() or recovered_N.any())
+        and set(SCHEMAS["scores"].names) <= set(before["scores"].column_names)  # an earlier version had fewer
         and all(len(rows_of(table, kept, model_id)) == len(table) for table in before.values()),
     )
 
@@ -87,14 +96,18 @@ def item_of(row: dict) -> VideoItem:
     return VideoItem(row["video_id"], row["uri"], row["etag"], row["size_bytes"])
 
 
-def _answered(tables: dict[str, pa.Table], catalog: pa.Table, model_id: str) -> np.ndarray:
+def _answered(tables: dict[str, pa.Table], catalog: pa.Table, model_id: str, retry_archived: bool) -> np.ndarray:
     """Tell which videos of the catalogue are scored with all companions, or failed for good: bool (N,)."""
     scores = tables["scores"]
     scored_N = _there(scores.filter(pc.field("status") == "ok"), catalog, model_id)
     for name in COMPANIONS:
         scored_N &= _there(tables[name], catalog, model_id)
-    passing = pc.field("error_type").isin(pa.array(sorted(TRANSIENT_TYPES)))
-    return scored_N | _there(scores.filter((pc.field("status") == "failed") & ~passing), catalog, model_id)
+    transient = pc.field("error_type").isin(pa.array(sorted(TRANSIENT_TYPES)))
+    restored = pc.field("error_type") == ARCHIVED
+    if not retry_archived:  # a row that was never decoded is the catalogue's, which has read the object since
+        restored &= pc.field("decode_s").is_null()
+    failed = (pc.field("status") == "failed") & ~transient & ~restored
+    return scored_N | _there(scores.filter(failed), catalog, model_id)
 
 
 def _failed_alike(scores: pa.Table, catalog: pa.Table, model_id: str) -> np.ndarray:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from cpllm_dagster.assets.batch_config import BatchConfig
-from cpllm_dagster.assets.catalog import failure_metadata, video_catalog
+from cpllm_dagster.assets.catalog import failure_metadata, require_readable, video_catalog
 from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
@@ -45,6 +45,7 @@ class QualityConfig(BatchConfig):
 
     part_videos: int = Field(default=16, ge=1, description="Results after which a part is kept: what a kill may cost.")
     part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is kept.")
+    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
 
 
 def _spec(table_name: str, description: str) -> dg.AssetSpec:
@@ -87,7 +88,7 @@ def quality(
     }
     parts, _ = tables.read_parts(library, model_id)
     listed = published(tables, "catalog", library)
-    plan = plan_quality(listed, now, parts, model_id)
+    plan = plan_quality(listed, now, parts, model_id, retry_archived=config.retry_archived)
     context.log.info(f"{library!r}: {len(plan.todo)} videos to score, {len(plan.kept)} answered by {model_id}")
 
     started = time.monotonic()
@@ -108,6 +109,8 @@ def quality(
                 if keeper.add(rows):
                     context.log.info(f"{library!r}: {count} of {len(plan.todo)} videos done")
     elapsed_s = time.monotonic() - started
+    good = len(rows_of(now["descriptions"], plan.kept, model_id)) + len(plan.recovered["descriptions"])
+    require_readable(library, (row.get("error_type") for row in new["scores"]), good)
     new["scores"] += [failure_row(item, error, model_id, context.run.run_id) for item, error in plan.refused]
     repeated = repeated_failures(new["scores"], now["scores"], model_id)
     new["scores"] = [row for row in new["scores"] if row["video_id"] not in repeated]
@@ -126,6 +129,7 @@ def quality(
         for name, rows in fresh.items():
             # A table of an earlier version may lack columns that may be null.
             now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
+        now["scores"] = with_keys(now["scores"], listed)
     for name, asset in ASSETS.items():
         yield publish(
             tables,
@@ -161,6 +165,15 @@ def put_removed_by(tables: Lake, library: str, model_id: str, now: dict[str, pa.
         for start in range(0, len(gone), ROWS_AT_ONCE):  # tokens of many videos are larger than memory
             names.append(tables.append_part(library, model_id, {name: gone.slice(start, ROWS_AT_ONCE)}))
     return names
+
+
+def with_keys(scores: pa.Table, catalog: pa.Table) -> pa.Table:
+    """Give the scores with the keys of their videos, as the catalogue has them."""
+    row_N = places(scores["video_id"], catalog["video_id"])
+    key = catalog["key"].take(pa.array(row_N, mask=row_N < 0))
+    at = scores.column_names.index("key") if "key" in scores.column_names else len(scores.column_names)
+    scores = scores.drop_columns(["key"]) if at < len(scores.column_names) else scores
+    return scores.add_column(at, SCHEMAS["scores"].field("key"), key)
 
 
 def kept_tokens(tables: Lake, library: str, model_id: str, described: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +21,13 @@ from typing import BinaryIO
 from urllib.request import url2pathname
 
 from cpllm_dagster.catalog.listing import MATCHED, LeftOut, NameRule, VideoObject
-from cpllm_model.errors import ConfigurationError, ObjectChangedError, ObjectMissingError, SourceReadError
+from cpllm_model.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    ObjectChangedError,
+    ObjectMissingError,
+    SourceReadError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +94,7 @@ class Folder:
 
     def still_there(self, uri: str) -> bool:
         """Tell of a video that no listing names whether it lies where it was, and not by way of a link."""
-        path = Path(url2pathname(uri.removeprefix("file://")))
+        path = Path(_as_path(uri.removeprefix("file://")))
         if not uri.startswith("file://") or not path.is_relative_to(self.root):
             return False
         named = self._names.objection(path.relative_to(self.root).as_posix()) is None
@@ -96,7 +103,7 @@ class Folder:
     @contextmanager
     def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
         """Open a listed video."""
-        path = url2pathname(uri.removeprefix("file://"))
+        path = _as_path(uri.removeprefix("file://"))
         if not uri.startswith("file://") or not self._holds(path):
             raise ConfigurationError(f"{uri!r} does not lie under {str(self.root)!r}")
         try:
@@ -104,6 +111,8 @@ class Folder:
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         except FileNotFoundError:
             raise ObjectMissingError(uri, "the file was listed and is gone") from None
+        except PermissionError:
+            raise AccessDeniedError(uri, "the file may be listed and not read") from None
         except OSError as error:
             raise SourceReadError(uri, f"the file cannot be opened: {error.strerror}") from error
         with file:
@@ -131,7 +140,7 @@ class Folder:
             except PermissionError as error:
                 if folder == top:
                     raise SourceReadError(str(top), "the folder may not be read") from error
-                yield LeftOut(f"{self._name(folder)}/", "a folder that may not be read", f"{folder.as_uri()}/")
+                yield LeftOut(f"{self._name(folder)}/", "a folder that may not be read", f"{_as_uri(folder)}/")
                 continue
             for entry in entries:
                 found = self._look(entry)
@@ -174,7 +183,7 @@ class Folder:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 return LeftOut(name, LEADS_ROUND)
-            return LeftOut(name, f"cannot be looked at ({error.strerror})", Path(entry.path).as_uri())
+            return LeftOut(name, f"cannot be looked at ({error.strerror})", _as_uri(entry.path))
         if entry.is_symlink() and not self._holds(entry.path):
             return LeftOut(name, LEADS_OUT)
         return found
@@ -184,7 +193,8 @@ class Folder:
         etag = _file_etag(found)
         if objection := self._names.objection(entry.name) or (None if etag else NO_FILE):
             return LeftOut(name, objection)
-        return VideoObject(Path(entry.path).as_uri(), etag, found.st_size, _moment(found.st_mtime))
+        key = _as_text(name)
+        return VideoObject(_as_uri(entry.path), etag, found.st_size, _moment(found.st_mtime), key=key)
 
     def _name(self, path: str | Path) -> str:
         return Path(path).relative_to(self.root).as_posix()
@@ -199,6 +209,24 @@ def _moment(time_s: float) -> datetime | None:
         return datetime.fromtimestamp(time_s, UTC)
     except (OverflowError, ValueError, OSError):
         return None
+
+
+def _as_uri(path: str | Path) -> str:
+    return f"file://{_as_text(path)}"
+
+
+def _as_text(path: str | Path) -> str:
+    """Give a path as it is; bytes that are not UTF-8 are percent-quoted, since no table could hold them."""
+    return "".join(f"%{ord(mark) - 0xDC00:02X}" if "\udc80" <= mark <= "\udcff" else mark for mark in str(path))
+
+
+def _as_path(text: str) -> str:
+    """Give the path that `_as_text` has made this of; what is there by that very name goes first."""
+    if os.path.lexists(text):
+        return text
+    unquoted = os.fsdecode(re.sub(rb"%([89A-F][0-9A-F])", lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
+    # Letters beyond ASCII stand in a text as they are: quoted, as in tables of earlier versions, they name no file.
+    return unquoted if os.path.lexists(unquoted) and _as_text(unquoted) == text else text
 
 
 def _is_utf8(name: str) -> bool:

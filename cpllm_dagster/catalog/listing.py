@@ -47,16 +47,20 @@ class VideoObject:
     """One listed video.
 
     Args:
-        uri: holds the raw key on S3, and is file:// with a quoted path otherwise.
-        etag: "" where the storage lists none.
+        uri: `s3://bucket/` and the key, or `file://` and the path; names stand in it as they are, not quoted.
+        etag: the version; made of size and time where the storage lists no ETag.
         size_bytes: as listed.
         last_modified: None where the storage names no time that a calendar has.
+        may_be_archived: whether its storage class is one whose objects may have to be restored.
+        key: the object's key in its bucket, or the file's path below the catalogue's folder.
     """
 
     uri: str
     etag: str
     size_bytes: int
     last_modified: datetime | None
+    may_be_archived: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,37 +13,37 @@ from __future__ import annotations
 import difflib
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote
 from urllib.request import url2pathname
 
-import botocore.session
-from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.utils import parse_timestamp
 
+from cpllm_dagster.catalog import s3_object
 from cpllm_dagster.catalog.folder import Folder
 from cpllm_dagster.catalog.listing import EXCLUDED, LeftOut, NameRule, VideoListing, VideoObject
-from cpllm_dagster.catalog.s3_object import (
-    RangedFile,
-    S3Object,
-    client_config,
+from cpllm_dagster.catalog.s3_client import (
+    ACCESS,
+    SIGNED,
     is_bucket,
     is_endpoint,
-    listing_error,
+    listed_version,
+    s3_client,
     without_secrets,
 )
+from cpllm_dagster.catalog.s3_object import DENIAL_CODES, RangedFile, S3Object, listing_error
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError, LimitExceededError, SourceReadError
 
 #: Objects up to this size are downloaded whole; larger ones are read by ranges.
 DOWNLOAD_BYTES = 100_000_000
 LISTING_PAGE = 1000
+#: Storage classes whose objects may have to be restored before they are read.
+ARCHIVES = {"GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING"}
 #: Libraries that a sentence names, where there are more.
 NAMES_SHOWN = 10
 
@@ -89,6 +89,7 @@ class VideoStore:
         uri: `s3://bucket[/prefix]`, or a folder as a path or a file:// URI.
         endpoint_url: an S3 endpoint other than AWS's own; credentials come by boto3's usual chain.
         exclude: patterns of names that are left out, files and folders.
+        access: how S3 is asked, one of s3_client's ACCESS.
 
     Raises:
         ConfigurationError: the address is neither.
@@ -97,23 +98,26 @@ class VideoStore:
     uri: str
     endpoint_url: str | None = None
     exclude: tuple[str, ...] = EXCLUDED
+    access: str = SIGNED
 
     def __post_init__(self) -> None:
         scheme, separator, rest = self.uri.partition("://")
         bucket = rest.partition("/")[0]
         if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and is_bucket(bucket))):
             raise ConfigurationError(f"{without_secrets(self.uri)!r} is neither s3://bucket/prefix nor a folder")
+        if self.access not in ACCESS:
+            raise ConfigurationError(f"{self.access!r} is no way to read S3: one of {', '.join(ACCESS)}")
         if self.endpoint_url is not None and not is_endpoint(self.endpoint_url):
             raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VideoStore, (self.uri, self.endpoint_url, self.exclude)
+        return VideoStore, (self.uri, self.endpoint_url, self.exclude, self.access)
 
     @cached_property
     def _place(self) -> _S3Prefix | Folder:
         names = NameRule(self.exclude)
         if self.uri.startswith("s3://"):
-            return _S3Prefix(self.uri, self.endpoint_url, names)
+            return _S3Prefix(self.uri, self.endpoint_url, names, self.access)
         return Folder(self.uri, names)
 
     def libraries(self) -> list[str]:
@@ -156,6 +160,7 @@ class VideoStore:
 
         Raises:
             ObjectMissingError, ObjectChangedError: the object is gone, or is no longer the listed one.
+            AccessDeniedError, ArchivedError: the object may not be read, or has to be restored first.
             SourceReadError: the storage failed to deliver the bytes, after retries.
             LimitExceededError: the object is larger than the limit.
             ConfigurationError: the credentials or the bucket have become wrong, or the disk of temporary files is full.
@@ -169,18 +174,14 @@ class VideoStore:
 class _S3Prefix:
     """A prefix of a bucket; one client a process, safe in threads."""
 
-    def __init__(self, uri: str, endpoint_url: str | None, names: NameRule) -> None:
+    def __init__(self, uri: str, endpoint_url: str | None, names: NameRule, access: str) -> None:
         self.address = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = prefix and prefix.rstrip("/") + "/"
         self.loose = prefix.rstrip("/").rpartition("/")[2] or self.bucket
         self._names = names
         try:
-            core = botocore.session.get_session()
-            # Its own parser takes two thirds of the time of a long listing.
-            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-            session = Session(botocore_session=core)
-            self.client = session.client("s3", endpoint_url=endpoint_url, config=client_config(endpoint_url))
+            self.client = s3_client(endpoint_url, read_timeout_s=s3_object.READ_TIMEOUT_S, access=access)
         except BotoCoreError as error:
             raise listing_error(uri, error) from error
 
@@ -217,7 +218,7 @@ class _S3Prefix:
             code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None
             if code in ("404", "NoSuchKey", "NotFound"):
                 return False
-            if code not in ("403", "AccessDenied"):  # one that may not be read may be there
+            if code not in DENIAL_CODES:  # one that may not be read may be there
                 raise listing_error(self.address, error) from None
         return True
 
@@ -229,15 +230,20 @@ class _S3Prefix:
         uri = f"s3://{self.bucket}/{found['Key']}"
         if "Size" not in found:
             return LeftOut(name, "listed without its size", uri)
-        return VideoObject(uri, found.get("ETag", "").strip('"'), found["Size"], found.get("LastModified"))
+        return VideoObject(
+            uri,
+            etag=listed_version(found),
+            size_bytes=found["Size"],
+            last_modified=found.get("LastModified"),
+            may_be_archived=found.get("StorageClass") in ARCHIVES,
+            key=found["Key"],
+        )
 
     @contextmanager
     def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
         start = f"s3://{self.bucket}/"
         if not uri.startswith(start + self.prefix):
             raise ConfigurationError(f"{uri!r} does not lie under {self.address!r}")
-        if not etag:
-            raise SourceReadError(uri, "the storage lists it without an ETag, by which a changed object is told")
         source = S3Object(self.client, self.bucket, uri.removeprefix(start), etag, size_bytes)
         if size_bytes > DOWNLOAD_BYTES or not whole:
             yield cast(BinaryIO, RangedFile(source))
@@ -257,16 +263,6 @@ class _S3Prefix:
                     )
         except (BotoCoreError, ClientError) as error:
             raise listing_error(self.address, error) from None  # its text is the storage's own
-
-
-def _moment(text: str) -> datetime | None:
-    """Read a time: S3 lists ISO 8601; headers have other forms. None if no calendar has it."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        with suppress(ValueError, OverflowError):
-            return parse_timestamp(text)
-    return None
 
 
 def _downloaded(source: S3Object) -> BinaryIO:

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import io
 import random
-import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import IO, Any
-from urllib.parse import urlsplit
 
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -25,7 +22,10 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
+from cpllm_dagster.catalog.s3_client import listed_version, version_of
 from cpllm_model.errors import (
+    AccessDeniedError,
+    ArchivedError,
     ConfigurationError,
     ObjectChangedError,
     ObjectMissingError,
@@ -56,36 +56,9 @@ CONFIGURATION_CODES = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
-
-
-def client_config(endpoint_url: str | None) -> Config:
-    """Time limits and bounded retries of a client; S3-compatible servers know no bucket host names."""
-    return Config(
-        connect_timeout=5,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": 4},
-        max_pool_connections=32,
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
-    )
-
-
-def is_bucket(name: str) -> bool:
-    """Whether a name is one that a bucket may have; a key and its secret, put in its place, are none."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", name) is not None
-
-
-def is_endpoint(url: str) -> bool:
-    """Whether an address is one of an S3 endpoint, and holds neither a password nor a signature."""
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not set("@?") & set(url)
-
-
-def without_secrets(address: str) -> str:
-    """An address without what may be a password or a signature: what stands before an @ or after a question mark."""
-    scheme, separator, rest = address.partition("://")
-    if not separator:
-        return address
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"  # a secret key may hold slashes
+#: Codes by which S3, or a server without codes, refuses one object; and what to do where it refuses everything.
+DENIAL_CODES = {"AccessDenied", "403", "Forbidden"}
+ACCESS_HINT = "CPLLM_CATALOG_ACCESS=unsigned reads a public bucket, =requester-pays one at your expense"
 
 
 def listing_error(address: str, error: BotoCoreError | ClientError) -> ConfigurationError | SourceReadError:
@@ -97,17 +70,18 @@ def listing_error(address: str, error: BotoCoreError | ClientError) -> Configura
         reason, outage = type(error).__name__, isinstance(error, (ReadTimeoutError, ConnectionClosedError))
     if outage:
         return SourceReadError(address, f"the listing failed after retries: {reason}")
-    return ConfigurationError(f"{address!r} cannot be listed: {reason}")
+    hint = f" ({ACCESS_HINT})" if reason in {*DENIAL_CODES, "NoCredentialsError"} else ""
+    return ConfigurationError(f"{address!r} cannot be listed: {reason}{hint}")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class S3Object:
-    """One object as it was listed.
+    """One object as it was listed; every read is held against that version.
 
     Args:
         client: boto3's S3 client.
         bucket, key: where it lies.
-        etag: as listed, without quotation marks.
+        etag: its version, as `listed_version` names it.
         size_bytes: as listed.
     """
 
@@ -116,6 +90,7 @@ class S3Object:
     key: str
     etag: str
     size_bytes: int
+    _read_as: str = ""  # what the storage calls that version when it is read, where that is another name
 
     @property
     def uri(self) -> str:
@@ -131,6 +106,7 @@ class S3Object:
 
         Raises:
             ObjectMissingError, ObjectChangedError: the object is gone, or is no longer the listed one.
+            AccessDeniedError, ArchivedError: the object may not be read, or has to be restored first.
             SourceReadError: the storage failed to deliver, after retries.
             ConfigurationError: the bucket or the credentials have become wrong.
         """
@@ -147,26 +123,43 @@ class S3Object:
 
     def _request(self, start: int, stop: int) -> Any:
         """Ask for a range; the body is still to be read."""
+        answer = self._ask(self.client.get_object, Key=self.key, Range=f"bytes={start}-{stop - 1}")
+        found = version_of(answer)
+        if found != (self._read_as or self.etag) and found != self._other_name():
+            answer["Body"].close()
+            raise ObjectChangedError(self.uri, "the object changed since it was listed")
+        return answer["Body"]
+
+    def _other_name(self) -> str:
+        """Find out once what the storage calls the listed version when it is read.
+
+        Some servers list other ETags than they send, or list none. The name that they send is taken for the listed
+        version's if a listing that is made after it still shows the listed one.
+        """
+        if not self._read_as:
+            found = version_of(self._ask(self.client.head_object, Key=self.key))
+            page = self._ask(self.client.list_objects_v2, Prefix=self.key, MaxKeys=1)
+            now = {item["Key"]: (listed_version(item), item["Size"]) for item in page.get("Contents", ())}
+            self._read_as = found if now.get(self.key) == (self.etag, self.size_bytes) else self.etag
+        return self._read_as
+
+    def _ask(self, request: Any, **arguments: Any) -> Any:
         try:
-            answer = self.client.get_object(
-                Bucket=self.bucket,
-                Key=self.key,
-                IfMatch=f'"{self.etag}"',
-                Range=f"bytes={start}-{stop - 1}",
-            )
+            return request(Bucket=self.bucket, **arguments)
         except ClientError as error:
             raise self._refusal(_code(error)) from None  # its text is the storage's own
         except BotoCoreError as error:
             raise SourceReadError(self.uri, f"no answer after retries: {type(error).__name__}") from error
-        if answer["ETag"].strip('"') != self.etag:  # an S3 look-alike that ignores If-Match
-            raise ObjectChangedError(self.uri, "the object changed since it was listed")
-        return answer["Body"]
 
     def _refusal(self, code: str) -> Exception:
         if code in ("NoSuchKey", "404"):
             return ObjectMissingError(self.uri, "the object was listed and is gone")
         if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
             return ObjectChangedError(self.uri, "the object changed since it was listed")
+        if code in DENIAL_CODES:
+            return AccessDeniedError(self.uri, f"the object may be listed and not read: {code}")
+        if code == "InvalidObjectState":
+            return ArchivedError(self.uri, "the object lies in an archive and has to be restored first")
         if code in CONFIGURATION_CODES:
             return ConfigurationError(f"bucket {self.bucket!r} cannot be read: {code}")
         return SourceReadError(self.uri, f"the storage answers {code}")

@@ -1,8 +1,8 @@
 """One run at a time: a claim on a library that ends with the process that holds it.
 
 In: a lake's storage, a name, who claims it. Out: a claim, or a LakeError that names the holder. In a folder it is a
-lock of the kernel on a file, on S3 an object that is renewed while its holder lives; both lie in the work folder.
-Knows nothing of tables.
+lock of the kernel on a file, on S3 an object that is renewed while its holder lives and that no other stands beside;
+both lie in the work folder. Knows nothing of tables.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ _log = logging.getLogger(__name__)
 #: A claim on S3 that nobody has renewed for so long is nobody's.
 LEASE_S = 45.0
 RENEWAL_S = 10.0
-#: What S3 answers when an object is, or is not, what the request says it should be.
-_OTHERS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey", "404"}
 
 
 @contextlib.contextmanager
@@ -53,10 +51,13 @@ def claimed(storage: FolderStorage | BucketStorage, name: str, holder: str) -> I
         with _locked(storage.root / place, holder):
             yield lambda: None
     else:
-        lease = _Lease(storage, place, holder)
-        lease.take()
-        with lease.renewed():
-            yield lease.require
+        claim = _Announcement(storage, place, holder)
+        try:
+            claim.take()
+            with claim.renewed():
+                yield claim.require
+        finally:
+            claim.withdraw()
 
 
 @contextlib.contextmanager
@@ -94,42 +95,49 @@ def _lock(path: Path) -> int:
         os.close(handle)
 
 
-class _Lease:
-    """An object that exists while its holder renews it; who finds it unchanged for LEASE_S takes it over."""
+class _Announcement:
+    """An object of one's own in the folder of a claim; who finds no other there holds the claim.
 
-    def __init__(self, storage: BucketStorage, name: str, holder: str) -> None:
-        self._storage, self._name, self._holder = storage, name, holder
-        self._token = uuid.uuid4().hex
-        self._renewals = 0
-        self._etag = ""
-        self._renewed_at = 0.0
+    It needs no conditional PUT, which many servers do not have, only that a listing shows every object whose PUT has
+    ended: each puts first and lists then, so of two the one whose PUT ends later sees the other's object, and never do
+    both find themselves alone. Who finds another's object that comes first by name takes the own one away, so that the
+    first is alone in the end. An object that is not renewed for LEASE_S is taken for a dead process's and removed;
+    whoever needs longer than that between two PUTs takes the claim for lost.
+    """
+
+    def __init__(self, storage: BucketStorage, place: str, holder: str) -> None:
+        self._storage, self._place, self._holder = storage, place, holder
+        self._name = f"{place}/{uuid.uuid4().hex}"
+        self._puts = 0
+        self._put_at = 0.0
         self._lost = False
 
     def take(self) -> None:
-        """Put the object where there is none, or in the place of one that is not renewed any more."""
+        """Wait until the claim is held; raises LakeError when another holds it and lives."""
+        seen: dict[str, tuple[dict[str, Any], float]] = {}
         with translated(self._storage.address):
-            if self._put(IfNoneMatch="*"):
-                return
-            watched, since = None, 0.0
             while True:
-                etag, content = self._found()
-                if etag is None:
-                    if self._put(IfNoneMatch="*"):
+                names = self._storage.list(self._place)
+                if not names:
+                    self._put(held=False)
+                    names = self._storage.list(self._place)
+                    if names == [self._name] and self._put(held=True):
                         return
-                elif watched is None:
-                    watched, since = etag, time.monotonic()
-                elif etag != watched:
-                    raise _taken(content.get("holder", "another run"))
-                elif time.monotonic() - since > LEASE_S:
-                    _log.warning("%r is taken over from %r", self._name, content.get("holder"))
-                    if self._put(IfMatch=etag):
+                elif names == [self._name]:
+                    if self._put(held=True):
                         return
-                    watched = None
+                elif self._name == names[0]:
+                    self._put(held=False)  # shows the others that the first of them lives
+                elif self._name in names:
+                    self.withdraw()
+                for name in names:
+                    if name != self._name:
+                        self._look_at(name, seen)
                 time.sleep(min(1.0, LEASE_S / 10))
 
     @contextlib.contextmanager
     def renewed(self) -> Iterator[None]:
-        """Renew until the `with` block ends, then remove the object."""
+        """Renew until the `with` block ends."""
         ended = threading.Event()
         thread = threading.Thread(target=self._renew_until, args=(ended,), name="claim", daemon=True)
         thread.start()
@@ -138,55 +146,66 @@ class _Lease:
         finally:
             ended.set()
             thread.join()
-            if not self._lost:
-                with contextlib.suppress(LakeError):  # it runs out by itself
-                    self._storage.delete([self._name])
+
+    def withdraw(self) -> None:
+        """Remove the own object; one that cannot be removed now is removed by who finds it not renewed."""
+        if self._puts:
+            with contextlib.suppress(LakeError):
+                self._storage.delete([self._name])
 
     def require(self) -> None:
-        if self._lost or time.monotonic() - self._renewed_at > LEASE_S:
-            raise LakeError(f"{self._storage.address}{self._name}: the claim was lost, another run may hold it now")
+        """Raise LakeError if the claim was lost."""
+        if self._lost or time.monotonic() - self._put_at > LEASE_S:
+            raise LakeError(f"{self._storage.address}{self._place}: the claim was lost, another run may hold it now")
+
+    def _look_at(self, name: str, seen: dict[str, tuple[dict[str, Any], float]]) -> None:
+        """Compare another's object with what it was: its holder lives, or is dead, or it is too early to say."""
+        content, now = self._content(name), time.monotonic()
+        if content is None:
+            return
+        before, since = seen.setdefault(name, (content, now))
+        if content != before:
+            if content.get("held"):
+                raise _taken(str(content.get("holder", "another run")))
+            seen[name] = (content, now)
+        elif now - since > LEASE_S:
+            _log.warning("%r is taken over from %r", self._place, content.get("holder"))
+            self._storage.delete([name])
 
     def _renew_until(self, ended: threading.Event) -> None:
         while not ended.wait(RENEWAL_S) and not self._lost:
             try:
-                self._lost = not self._put(IfMatch=self._etag)
+                # A machine that slept may find that it was taken for dead, however little time its clock shows.
+                self._lost = self._content(self._name) is None or not self._put(held=True)
             except (BotoCoreError, ClientError) as error:
-                _log.warning("%r is not renewed: %s", self._name, type(error).__name__)
+                _log.warning("%r is not renewed: %s", self._place, type(error).__name__)
 
-    def _put(self, **condition: str) -> bool:
-        """Write the object under a condition; whether it is ours then."""
-        self._renewals += 1
-        content = {"holder": self._holder, "token": self._token, "renewals": self._renewals}
+    def _put(self, held: bool) -> bool:
+        """Put the own object; whether that ended within LEASE_S of the time before, so that nobody took us for dead."""
         started = time.monotonic()
-        try:
-            answer = self._storage.client.put_object(**self._key, Body=json.dumps(content).encode(), **condition)
-            etag = answer["ETag"]
-        except ClientError as error:
-            if error.response["Error"].get("Code") not in _OTHERS:
-                raise
-            # A repeated request meets what the first one, whose answer was lost, has written.
-            etag, found = self._found()
-            if found != content:
-                return False
-        self._etag, self._renewed_at = etag or "", started
-        return True
+        self._puts += 1
+        content = {"holder": self._holder, "held": held, "puts": self._puts}
+        self._storage.client.put_object(**self._key(self._name), Body=json.dumps(content).encode())
+        in_time = time.monotonic() - self._put_at <= LEASE_S
+        self._put_at = started
+        return in_time
 
-    def _found(self) -> tuple[str | None, dict[str, Any]]:
+    def _content(self, name: str) -> dict[str, Any] | None:
+        """Read an announcement; None where there is none any more."""
         try:
-            answer = self._storage.client.get_object(**self._key)
+            answer = self._storage.client.get_object(**self._key(name))
         except ClientError as error:
             if error.response["Error"].get("Code") not in {"NoSuchKey", "404"}:
                 raise
-            return None, {}
+            return None
         try:
             content = json.loads(answer["Body"].read())
         except ValueError:  # somebody else's object
             content = {}
-        return answer["ETag"], content if isinstance(content, dict) else {}
+        return content if isinstance(content, dict) else {}
 
-    @property
-    def _key(self) -> dict[str, str]:
-        return {"Bucket": self._storage.bucket, "Key": self._storage.prefix + self._name}
+    def _key(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._storage.bucket, "Key": self._storage.prefix + name}
 
 
 def _taken(holder: str) -> LakeError:

@@ -39,6 +39,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "catalog": _schema(
         video_id=_text,
         uri=_text,
+        key=(_text,),  # null in rows of versions before it
         etag=_text,
         size_bytes=_count,
         last_modified=(_moment,),
@@ -57,6 +58,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "scores": _schema(
         video_id=_text,
         uri=_text,
+        key=(_text,),
         etag=_text,
         model_id=_text,
         score=(_real,),

@@ -1,8 +1,8 @@
 """The files of a lake, in a local folder or under a prefix of an S3 bucket.
 
 In: names relative to the lake (`scores/library=a/data.parquet`). Out: listings, snapshots to read, whole files
-put in place at once. A snapshot keeps the version it opened: in a folder by the open file, on S3 by If-Match
-on its ETag. Knows nothing of tables or Parquet.
+put in place at once. A snapshot keeps the version it opened: in a folder by the open file, on S3 by the ETag of
+every answer. Knows nothing of tables or Parquet.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
-from boto3.session import Session
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from cpllm_dagster.catalog.s3_object import is_bucket, is_endpoint, without_secrets
+from cpllm_dagster.catalog.s3_client import is_bucket, is_endpoint, s3_client, version_of, without_secrets
 from cpllm_model.errors import LakeError
 
 WORK_FOLDER = ".work"
@@ -35,6 +34,8 @@ _HEAD_BYTES = 2 << 20
 _BUFFER_BYTES = 1 << 20
 _STALE_S = 24 * 3600.0
 _BODY_ATTEMPTS = 3
+_READ_TIMEOUT_S = 60.0
+_DELETES_AT_ONCE = 16
 _MULTIPART_BYTES = 256 << 20
 
 
@@ -98,7 +99,7 @@ class BucketStorage:
     @functools.cached_property
     def client(self) -> Any:
         with translated(self.address):
-            return _s3_client(self._endpoint_url)
+            return s3_client(self._endpoint_url, read_timeout_s=_READ_TIMEOUT_S)
 
     def list(self, prefix: str) -> list[str]:
         """Return the names that begin with the folder `prefix`, sorted."""
@@ -130,13 +131,17 @@ class BucketStorage:
             self.client.upload_file(str(source), self.bucket, self.prefix + name, Config=transfer)
 
     def delete(self, names: list[str]) -> None:
-        """Remove objects; a missing one is no error."""
-        with translated(self.address):
-            for start in range(0, len(names), 1000):
-                keys = [{"Key": self.prefix + name} for name in names[start : start + 1000]]
-                answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
-                for failure in answer.get("Errors", ()):
-                    raise LakeError(f"{self.address}{failure['Key']}: not deleted ({failure['Code']})")
+        """Remove objects; a missing one is no error.
+
+        One by one: some servers know no request that deletes many, or refuse it for want of a Content-MD5.
+        """
+
+        def delete_one(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError), translated(f"{self.address}{name}"):
+                self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+        with ThreadPoolExecutor(_DELETES_AT_ONCE) as threads:
+            list(threads.map(delete_one, names))
 
 
 def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | BucketStorage:
@@ -216,11 +221,12 @@ class _ObjectSnapshot(Snapshot):
 
     def _get(self, start: int, stop: int) -> bytes:
         request = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={start}-{stop - 1}"}
-        if self.version:
-            request["IfMatch"] = self.version
-        with translated(f"s3://{self._bucket}/{self._key}"):
+        address = f"s3://{self._bucket}/{self._key}"
+        with translated(address):
             answer, data = _get_whole(self._client, request)
-        self.version, self.size_bytes = answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
+        if self.version and version_of(answer) != self.version:
+            raise LakeError(f"{address}: the table was replaced while it was read; run the query again")
+        self.version, self.size_bytes = version_of(answer), int(answer["ContentRange"].rpartition("/")[2])
         return data
 
 
@@ -249,21 +255,6 @@ class _SnapshotReader(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def _s3_client(endpoint_url: str | None) -> Any:
-    config = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=10, read_timeout=60)
-    if endpoint_url:
-        # S3-compatible servers know neither bucket host names nor, often, the newer checksum trailers.
-        config = config.merge(
-            Config(
-                s3={"addressing_style": "path"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-        )
-    # A session of its own: boto3's shared one keeps credentials and may not be used by threads that start.
-    return Session().client("s3", endpoint_url=endpoint_url, config=config)
 
 
 def _get_whole(client: Any, request: dict[str, str]) -> tuple[dict[str, Any], bytes]:
@@ -303,8 +294,6 @@ _CAUSES = {
     "InvalidAccessKeyId": "the access key is not known",
     "SignatureDoesNotMatch": "the secret key does not match the access key",
     "ExpiredToken": "the credentials have expired",
-    "PreconditionFailed": "the table was replaced while it was read; run the query again",
-    "412": "the table was replaced while it was read; run the query again",
 }
 
 

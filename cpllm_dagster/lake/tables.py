@@ -1,8 +1,9 @@
 """The tables of a lake: how rows become a published file, how they are read, and SQL over them.
 
 In: rows as dicts or Arrow tables. Out: one Parquet file a table and library,
-`<lake>/<table>/library=<percent-quoted name>/data.parquet`, that a reader sees whole or not at all; parts of
-a running job under `<lake>/.work`, which no table's glob reaches; a DuckDB connection with a view a table.
+`<lake>/<table>/library=<percent-quoted name>/data.parquet`, that a reader sees whole or not at all (a name that is
+too long for a folder is cut, and stands whole in the file's metadata); parts of a running job under `<lake>/.work`,
+which no table's glob reaches; a DuckDB connection with a view a table.
 Knows nothing of Dagster, Ray or the model.
 """
 
@@ -29,7 +30,7 @@ from cpllm_dagster.lake import sql
 from cpllm_dagster.lake.claims import claimed
 from cpllm_dagster.lake.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
 from cpllm_dagster.lake.spool import ROWS_AT_ONCE, Spool, is_large, spooled, taken
-from cpllm_dagster.lake.storage import WORK_FOLDER, BucketStorage, FolderStorage, storage_at
+from cpllm_dagster.lake.storage import WORK_FOLDER, BucketStorage, FolderStorage, Snapshot, storage_at
 from cpllm_model.errors import LakeError
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ SCHEMA_VERSION = 1
 _ROWS_PER_GROUP = {name: ROWS_AT_ONCE if is_large(columns) else 65_536 for name, columns in SCHEMAS.items()}
 (_LARGE,) = (table_name for table_name, columns in SCHEMAS.items() if is_large(columns))
 _PARTS_AT_ONCE = 16
+#: More bytes no file system takes for the name of a folder.
+_LONGEST_NAME = 255 - len("library=")
+#: Marks a shortened name; it stands in no percent-quoted one.
+_SHORTENED = "!"
 
 
 def video_id(uri: str) -> str:
@@ -127,6 +132,7 @@ class Lake:
             "model_id": model_id,
             "row_count": str(len(table)),
             "schema_version": str(SCHEMA_VERSION),
+            "library": library,
         }
         described = table.replace_schema_metadata(metadata)
         self._require_claim(library)
@@ -165,7 +171,7 @@ class Lake:
         return tidy_names(table.replace_schema_metadata(None))
 
     def metadata(self, table_name: str, library: str) -> dict[str, Any] | None:
-        """Return run_id, model_id, row_count and schema_version of a library's table, or None without one."""
+        """Return run_id, model_id, row_count, schema_version and library of a library's table; None without one."""
         name = _file_name(table_name, library)
         try:
             footer = pq.read_metadata(self._storage.open(name).reader()).metadata or {}
@@ -187,8 +193,27 @@ class Lake:
         for name in self._storage.list(table_name):
             _, partition, *rest = name.split("/")
             if partition.startswith("library=") and rest == ["data.parquet"]:
-                published[unquote(partition.removeprefix("library="))] = name
+                published[self._true_name(name, partition.removeprefix("library="))] = name
         return published
+
+    def _true_name(self, file_name: str, quoted: str) -> str:
+        """Return the library of a file; where its folder's name is shortened, the file itself says it."""
+        if _SHORTENED not in quoted:
+            return unquote(quoted)
+        if quoted not in self._true_names:
+            try:
+                footer = pq.read_metadata(self._storage.open(file_name).reader()).metadata or {}
+            except (pa.ArrowException, FileNotFoundError) as error:
+                raise LakeError(f"{self.uri}/{file_name}: not a readable table: {error}") from error
+            library = footer.get(b"library", b"").decode(errors="replace")
+            if not library or _quoted(library) != quoted:
+                raise LakeError(f"{self.uri}/{file_name}: the file does not say which library it is of")
+            self._true_names[quoted] = library
+        return self._true_names[quoted]
+
+    @functools.cached_property
+    def _true_names(self) -> dict[str, str]:
+        return {}
 
     def append_part(self, library: str, model_id: str, rows: Mapping[str, pa.Table | list[dict[str, Any]]]) -> str:
         """Keep finished rows of a running job in one file that appears whole.
@@ -282,7 +307,19 @@ class Lake:
 
         A query sees each library's table as published last; it can read nothing else, and write nothing.
         """
-        return sql.connect(SCHEMAS, lambda table_name: sorted(self._published(table_name).values()), self._storage.open)
+        return sql.connect(SCHEMAS, self._listed, self._open_listed)
+
+    def _listed(self, table_name: str) -> list[str]:
+        """Return the table's files by names from which hive readers decode the true libraries, however long."""
+        libraries = self._published(table_name)
+        return sorted(f"{table_name}/library={_percent_quoted(library)}/data.parquet" for library in libraries)
+
+    def _open_listed(self, name: str) -> Snapshot:
+        table_name, _, rest = name.partition("/library=")
+        library, _, file = rest.partition("/")
+        if table_name not in SCHEMAS or not library or file != "data.parquet":
+            raise FileNotFoundError(name)
+        return self._storage.open(_file_name(table_name, unquote(library)))
 
 
 def _file_name(table_name: str, library: str) -> str:
@@ -295,7 +332,17 @@ def _parts_folder(library: str, model_id: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Percent-quote a name for a path, so that hive readers decode it to the same name."""
+    """Percent-quote a name for a path; one that is too long is cut, and told from others by a digest."""
+    quoted = _percent_quoted(name)
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    ending = _SHORTENED + hashlib.sha256(name.encode()).hexdigest()[:32]
+    beginnings = (quote(name[:length], safe="") for length in range(len(name), -1, -1))
+    return next(text for text in beginnings if len(text) <= _LONGEST_NAME - len(ending)) + ending
+
+
+def _percent_quoted(name: str) -> str:
+    """Percent-quote a name, so that hive readers decode it to the same name."""
     try:
         quoted = quote(name, safe="")
     except UnicodeEncodeError:

@@ -99,6 +99,17 @@ def test_wrong_or_forbidden_sql_is_told_without_a_trace(lake: str, query: str, m
     assert not Path("/tmp/cpllm-sql-was-here.csv").exists()
 
 
+def test_duckdb_points_at_the_place_of_an_error(lake: str) -> None:
+    query = "select library, scre from scores where 'a' = '\x1b[31m\u2028'"
+    found = cpllm("sql", query, "--lake", lake)
+    lines = found.stderr.splitlines()
+    assert found.exit_code == 2 and lines[0].startswith("cpllm: Binder Error") and "\\n" not in found.stderr
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("LINE 1: select library, scre"))
+    assert lines[number + 1].rstrip().endswith("^")
+    assert lines[number].index("scre") == lines[number + 1].index("^")
+    assert "\x1b" not in found.stderr and "\u2028" not in found.stderr
+
+
 def test_report_prints_ranking_and_failures(lake: str) -> None:
     found = cpllm("report", "--lake", lake)
     assert found.exit_code == 0

@@ -20,7 +20,7 @@ from cpllm_model.errors import ConfigurationError, CPLLMError
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
-    "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS",
+    "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
 )  # fmt: skip
 
 
@@ -77,6 +77,7 @@ print(json.dumps({
         ("CPLLM_MODEL", "no-such-model", "no-such-model"),
         ("CPLLM_MODEL", "promoted", "CPLLM_MODELS_DIR is not set"),
         ("CPLLM_S3_ENDPOINT_URL", "localhost:9000", "CPLLM_S3_ENDPOINT_URL is 'localhost:9000'"),
+        ("CPLLM_CATALOG_ACCESS", "public", "CPLLM_CATALOG_ACCESS is 'public'; give one of signed, unsigned"),
         ("CPLLM_LARGEST_LOSS", "some", "CPLLM_LARGEST_LOSS is 'some'"),
         ("CPLLM_LARGEST_LOSS", "30", "a share from 0 to 1"),
     ],
@@ -100,6 +101,13 @@ def test_what_is_given_goes_before_the_environment(environment: pytest.MonkeyPat
     assert settings.catalog_uri == str(tmp_path / "videos")
     assert (settings.model, settings.s3_endpoint_url, settings.ray_address) == ("tiny", None, "ray://head:10001")
     assert read_settings().lake_uri == str(tmp_path / "lake")
+
+
+def test_how_s3_is_asked_reaches_the_videos(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CPLLM_CATALOG_ACCESS", "unsigned")
+    settings = read_settings()
+    catalog: Any = build_definitions(settings).resources["catalog"]  # pyright: ignore[reportOptionalSubscript]
+    assert catalog.open().access == video_store(settings).access == "unsigned"
 
 
 def test_what_is_left_out_and_what_may_be_lost_are_settings(environment: pytest.MonkeyPatch) -> None:

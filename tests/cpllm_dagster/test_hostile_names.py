@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 import pytest
@@ -138,7 +137,9 @@ def test_every_name_is_a_row_and_nothing_lies_outside_the_lake(hostile_run: Host
         for table in ("catalog", "scores"):
             rows = lake.read(table, library)
             assert rows is not None
-            found = sorted(Path(unquote(urlsplit(uri).path)).name for uri in rows["uri"].to_pylist())
+            found = sorted(key.removeprefix(f"{library}/") for key in rows["key"].to_pylist())
+            uris = [f"file://{folder / 'videos' / key}" for key in rows["key"].to_pylist()]
+            assert rows["uri"].to_pylist() == uris
             extra = [f"{name}.mp4" for name in HOSTILE] if library == LIBRARIES[0] else []
             assert found == sorted(["no video.mp4", *extra])
             assert set(rows["error_type"].to_pylist()) == {"not_a_video"}

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cpllm_dagster.assets.incremental import QualityPlan, plan_quality
+from cpllm_dagster.assets.quality import with_keys
 from cpllm_dagster.lake.schemas import SCHEMAS
 
 MODEL = "tiny-000000000000"
@@ -17,7 +18,7 @@ TABLES = ("scores", "descriptions", "features")
 
 def catalog_row(video: str, etag: str = "1", error_type: str | None = None) -> dict[str, Any]:
     """A listed video, broken if it has an error type."""
-    row = {"video_id": video, "uri": f"s3://b/{video}", "etag": etag, "size_bytes": 9}
+    row = {"video_id": video, "uri": f"s3://b/{video}", "key": video, "etag": etag, "size_bytes": 9}
     row |= {"last_modified": datetime(2026, 1, 1, tzinfo=UTC), "status": "failed" if error_type else "ok"}
     return row | {"error_type": error_type, "error_message": error_type and "why"}
 
@@ -87,6 +88,28 @@ def test_another_model_scores_all() -> None:
 @pytest.mark.parametrize(("error_type", "expected"), [("corrupt_video", []), ("decode_timeout", ["a"])])
 def test_only_failures_that_may_pass_are_tried_again(error_type: str, expected: list[str]) -> None:
     assert todo(plan([catalog_row("a")], tables(answer("a", error_type=error_type)))) == expected
+
+
+def test_an_archived_object_that_the_catalogue_can_read_again_is_scored() -> None:
+    row = answer("a", error_type="object_archived")
+    assert todo(plan([catalog_row("a")], tables(row))) == ["a"]
+    assert plan([catalog_row("a", error_type="object_archived")], tables(row)).complete
+    # One that was in the catalogue and was archived before it could be decoded is left alone until a person asks.
+    row["scores"][0]["decode_s"] = 0.1
+    assert todo(plan([catalog_row("a")], tables(row))) == []
+    catalog = pa.Table.from_pylist([catalog_row("a")], SCHEMAS["catalog"])
+    assert todo(plan_quality(catalog, tables(row), tables(), MODEL, retry_archived=True)) == ["a"]
+
+
+def test_scores_of_an_earlier_version_are_not_complete_and_gain_their_keys() -> None:
+    before = tables(answer("b"), answer("a"))
+    before["scores"] = before["scores"].drop_columns(["key"])
+    rows = [catalog_row("a"), catalog_row("b")]
+    assert not plan(rows, before).complete and todo(plan(rows, before)) == []
+    catalog = pa.Table.from_pylist(rows, SCHEMAS["catalog"])
+    for scores in (before["scores"], tables(answer("b"), answer("a"))["scores"]):
+        found = with_keys(scores, catalog)
+        assert dict(zip(found["video_id"].to_pylist(), found["key"].to_pylist(), strict=True)) == {"a": "a", "b": "b"}
 
 
 @pytest.mark.parametrize("lost", ["descriptions", "features"])

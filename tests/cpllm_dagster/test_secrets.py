@@ -163,7 +163,11 @@ def test_a_run_leaves_no_secret_in_tables_records_and_logs(proxy: S3Proxy, bucke
     said = run(proxy, bucket, tmp_path, str(tmp_path / "lake"))
     assert said.startswith("0\n"), said
     rows = Lake(str(tmp_path / "lake")).read("scores", "films")
-    assert rows is not None and sorted(rows["error_type"].to_pylist()) == ["not_a_video", "not_a_video", "source_read"]
+    assert rows is not None and sorted(rows["error_type"].to_pylist()) == [
+        "access_denied",
+        "not_a_video",
+        "not_a_video",
+    ]
     assert len(proxy.requests) > 3
     assert_no_secret(tmp_path, said, proxy)
 

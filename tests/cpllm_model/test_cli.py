@@ -1,5 +1,6 @@
 """The model's commands as a person runs them."""
 
+import base64
 import json
 import os
 import re
@@ -14,8 +15,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cpllm_model.cli import app
-from cpllm_model.errors import InferenceError
+from cpllm_model.cli import Answered, app
+from cpllm_model.errors import InferenceError, NotAVideoError
 from cpllm_model.predictor import QualityPredictor, Rating
 
 RECORD = {
@@ -110,6 +111,7 @@ def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
         env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "400", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
+        assert process.stdout
         lines = [process.stdout.readline() for _ in range(2 if form else 5)]
         process.send_signal(signal.SIGINT)
         rest, said = process.communicate()
@@ -123,8 +125,8 @@ def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
     else:
         assert lines[0].startswith("┏") and lines[-1].startswith("└")
         assert len({len(line.rstrip()) for line in lines}) == 1
-    count = int(re.fullmatch(r"cpllm: interrupted after (\d+) of 203 videos", said.strip())[1])
-    assert len(rows) - 1 <= count <= len(rows)
+    count = re.fullmatch(r"cpllm: interrupted after (\d+) of 203 videos", said.strip())
+    assert count and len(rows) - 1 <= int(count[1]) <= len(rows)
 
 
 def test_compare_names_the_better_video(folder):
@@ -148,6 +150,7 @@ def test_rank_orders_videos_and_keeps_the_failed_ones(folder):
     [
         (["score", "/nowhere/at all.mp4"], "does not exist"),
         (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
+        (["score", "{folder}/best.mp4", "--model", "promoted"], "give its folder here, --model"),
         (["score"], "Missing argument"),
         (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
     ],
@@ -156,6 +159,14 @@ def test_wrong_use_is_one_sentence_and_status_2(folder, arguments, cause):
     done = run(*(argument.format(folder=folder) for argument in arguments))
     assert done.exit_code == 2
     assert cause in " ".join(done.output.split())
+
+
+def test_a_path_that_is_not_utf8_is_valid_json_and_can_be_had_back():
+    raw = b"/films/caf\xe9 \xc3\xa9.mp4"
+    line = json.dumps(Answered(os.fsdecode(raw), error=NotAVideoError("v", "why")).record(), ensure_ascii=False)
+    row = json.loads(line.encode())
+    assert row["path"] == "/films/caf\\xe9 é.mp4" and base64.b64decode(row["path_base64"]) == raw
+    assert set(Answered("é.mp4", error=NotAVideoError("v", "why")).record()) == RECORD
 
 
 def test_an_empty_folder_is_wrong_use(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import struct
 import threading
@@ -176,6 +177,73 @@ def meanwhile(action: Callable[[Exchange], object]) -> Fault:
         forward(exchange)
 
     return act
+
+
+def altered(change: Callable[[list[tuple[str, str]], bytes], tuple[list[tuple[str, str]], bytes]]) -> Fault:
+    """The real server's answer with other headers or another body."""
+
+    def answer(exchange: Exchange) -> None:
+        status, headers, body = exchange.ask()
+        headers, changed = change(headers, body)
+        if changed != body:
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(changed))))
+        exchange.answer(status, headers, changed)
+
+    return answer
+
+
+def without(*names: str) -> Fault:
+    """The server knows no such request headers, and does not say so."""
+
+    def ignore(exchange: Exchange) -> None:
+        for name in names:
+            exchange.headers.pop(name, None)
+        forward(exchange)
+
+    return ignore
+
+
+def etags_read_as(name: Callable[[str], str | None]) -> Fault:
+    """ETags are sent under other names, or not at all, when an object is read."""
+
+    def change(headers: list[tuple[str, str]], body: bytes) -> tuple[list[tuple[str, str]], bytes]:
+        named = [(key, name(value) if key.lower() == "etag" else value) for key, value in headers]
+        return [(key, value) for key, value in named if value is not None], body
+
+    return altered(change)
+
+
+def etags_listed_as(text: str) -> Fault:
+    """Listings have this in the place of every ETag."""
+    return altered(lambda headers, body: (headers, re.sub(rb"<ETag>.*?</ETag>", text.encode(), body)))
+
+
+_NOT_IMPLEMENTED = refusal(501, "NotImplemented")
+_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+#: What servers that are not AWS do, by name: a fault, and the requests that meet it.
+LOOK_ALIKES: dict[str, tuple[Fault, Condition]] = {
+    "wants Content-MD5": (
+        refusal(400, "MissingContentMD5"),
+        lambda e: e.method == "POST" and "delete" in e.query and "content-md5" not in e.headers,
+    ),
+    "knows no DeleteObjects": (_NOT_IMPLEMENTED, lambda e: e.method == "POST" and "delete" in e.query),
+    "refuses conditional PUT": (
+        _NOT_IMPLEMENTED,
+        lambda e: e.method == "PUT" and any(name in e.headers for name in _CONDITIONS),
+    ),
+    "ignores conditions": (without(*_CONDITIONS), lambda _: True),
+    "refuses checksum headers": (
+        refusal(400, "InvalidArgument"),
+        lambda e: any(re.match(r"x-amz-(sdk-)?checksum|x-amz-trailer", name) for name in e.headers),
+    ),
+    "sends weak ETags": (etags_read_as(lambda etag: f"W/{etag}"), lambda e: not e.is_listing),
+    "sends no ETags": (etags_read_as(lambda _: None), lambda e: not e.is_listing),
+    "sends other ETags": (etags_read_as(lambda etag: f'"other-{etag[1:]}'), lambda e: not e.is_listing),
+    "lists one ETag": (etags_listed_as(f"<ETag>&quot;{'0' * 32}&quot;</ETag>"), lambda e: e.is_listing),
+    "lists no ETags": (etags_listed_as(""), lambda e: e.is_listing),
+    "lists empty ETags": (etags_listed_as("<ETag></ETag>"), lambda e: e.is_listing),
+}
 
 
 def made_up_listing(count: int, prefix: str) -> Fault:

@@ -132,7 +132,8 @@ def test_lasting_faults_are_typed_errors_after_bounded_retries(
     }
     reads = Counter(exchange.path for exchange in proxy.requests if exchange.is_read)
     for uri, error in failed.items():
-        assert isinstance(error, VideoError) and error.error_type == "source_read" and error.transient
+        assert isinstance(error, VideoError) and error.transient
+        assert error.error_type == ("access_denied" if uri == denied else "source_read")
         assert "AKIASECRET" not in "".join(traceback.format_exception(error))
         most = s3_object.BODY_ATTEMPTS if "broke off" in error.cause else REQUEST_ATTEMPTS
         assert reads[uri.removeprefix("s3:/")] == (1 if uri == denied else most)

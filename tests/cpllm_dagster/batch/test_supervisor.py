@@ -17,7 +17,6 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import pytest
 
@@ -63,7 +62,7 @@ FAULTS = {
 
 def suffer(stage: str, uri: str) -> None:
     """Do what the video's name says for this stage, each time or once."""
-    path = Path(unquote(uri.removeprefix("file://")))
+    path = Path(uri.removeprefix("file://"))
     where, _, rest = path.stem.partition("-")
     fault, _, once = rest.partition("-")
     if where != stage:
@@ -84,7 +83,7 @@ class FaultyDecodeWorker(DecodeWorker):
         report, samples = super().decode(item)
         if "torch" in sys.modules:
             raise AssertionError("a decode worker imported torch")
-        with (Path(unquote(item.uri.removeprefix("file://"))).parent / "log").open("a") as log:
+        with (Path(item.uri.removeprefix("file://")).parent / "log").open("a") as log:
             log.write("+")
         return report, samples and dataclasses.replace(samples, plan=item.uri)
 
@@ -96,7 +95,7 @@ class FaultyModelWorker(ModelWorker):
     def score(self, *samples: VideoSamples) -> list[VideoAnswer]:
         for one in samples:
             suffer("model", one.plan)
-        with (Path(unquote(samples[0].plan.removeprefix("file://"))).parent / "log").open("a") as log:
+        with (Path(samples[0].plan.removeprefix("file://")).parent / "log").open("a") as log:
             log.write("-" * len(samples))
         answers: list[Any] = [float(one.context_NMCHW.mean()) for one in samples]
         return [VideoAnswer(answer, answer, answer, 0.0) for answer in answers]

@@ -24,6 +24,8 @@ from cpllm_dagster.catalog.folder import LEADS_OUT, NO_FILE
 from cpllm_dagster.catalog.listing import NO_ENDING
 from cpllm_dagster.catalog.objects import VideoObject, VideoStore, library_name, lies_inside, partition_key
 from cpllm_model.errors import (
+    AccessDeniedError,
+    ArchivedError,
     ConfigurationError,
     LimitExceededError,
     ObjectChangedError,
@@ -89,10 +91,11 @@ def test_lists_libraries_and_videos(bucket: Bucket, store: VideoStore) -> None:
         listing = store.objects(library)
         videos = {video.uri: video for video in listing}
         assert set(videos) == {f"{bucket.uri}/videos/{library}/{name}" for name in HOSTILE}
+        assert all(uri == f"{bucket.uri}/{video.key}" for uri, video in videos.items())
         assert listing.left_out == ({NO_ENDING: 2} if library == "films" else {})
         for uri, video in videos.items():
             assert read(store, video) == uri.removeprefix(f"{bucket.uri}/videos/{library}/").encode()
-            assert video.size_bytes == len(read(store, video)) and video.last_modified.tzinfo
+            assert video.size_bytes == len(read(store, video)) and video.last_modified and video.last_modified.tzinfo
 
 
 def test_lists_a_key_with_a_newline(bucket: Bucket, store: VideoStore) -> None:
@@ -247,9 +250,10 @@ WHOLE, SHORT = partial("206 Partial Content", b"0123456789", 10), partial("206 P
         ([trickle], SourceReadError),
         ([refusal("503 Slow Down", "SlowDown"), WHOLE], b"0123456789"),
         ([refusal("403 Forbidden", "ExpiredToken")], ConfigurationError),
-        ([refusal("403 Forbidden", "AccessDenied")], SourceReadError),
+        ([refusal("403 Forbidden", "AccessDenied")], AccessDeniedError),
+        ([refusal("403 Forbidden", "InvalidObjectState")], ArchivedError),
     ],
-    ids=["short twice", "always short", "trickling", "slow down once", "expired", "denied"],
+    ids=["short twice", "always short", "trickling", "slow down once", "expired", "denied", "archived"],
 )
 def test_broken_transfers(s3_server: object, answers: list[Any], outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_object, "RANGE_DEADLINE_S", 0.5)
@@ -276,13 +280,23 @@ def test_a_folder_is_listed_like_a_bucket(tmp_path: Path) -> None:
         assert store.libraries() == sorted(["empty", "films", tmp_path.name])
         listing = store.objects("films")
         videos = list(listing)
-        assert [video.uri for video in videos] == [
-            f"{tmp_path.as_uri()}/films/b%20c.mp4",
-            f"{tmp_path.as_uri()}/films/deep/a%2520%0A.MOV",
-        ]
+        assert [video.key for video in videos] == ["films/b c.mp4", "films/deep/a%20\n.MOV"]
+        assert [video.uri for video in videos] == [f"file://{tmp_path}/{video.key}" for video in videos]
         assert [read(store, video) for video in videos] == [b"films/b c.mp4", b"films/deep/a%20\n.MOV"]
         assert listing.left_out == {NO_ENDING: 1}
         assert list(store.objects("..")) == list(store.objects(".")) == list(store.objects("gone")) == []
+
+
+def test_names_that_are_not_utf8_are_quoted_and_read(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    names = {b"caf\xe9.mp4": "caf%E9.mp4", b"\xff\xfe%41.mp4": "%FF%FE%41.mp4", "%C3%A9 é.mp4".encode(): "%C3%A9 é.mp4"}
+    for name in names:
+        (tmp_path / "films" / os.fsdecode(name)).write_bytes(name)
+    store = VideoStore(str(tmp_path))
+    videos = {video.key: video for video in store.objects("films")}
+    assert set(videos) == {f"films/{text}" for text in names.values()}
+    for name, text in names.items():
+        assert read(store, videos[f"films/{text}"]) == name
 
 
 def test_nothing_outside_the_folder_is_touched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

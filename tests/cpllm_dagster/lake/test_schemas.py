@@ -20,6 +20,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "catalog": {
         "video_id": "a1",
         "uri": "s3://b/k",
+        "key": "k",
         "etag": "e",
         "size_bytes": 12,
         "last_modified": NOW,
@@ -38,6 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "scores": {
         "video_id": "a1",
         "uri": "s3://b/k",
+        "key": "k",
         "etag": "e",
         "model_id": "m",
         "score": 3.5,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import numpy as np
@@ -23,7 +24,7 @@ import pytest
 from cpllm_dagster.lake import storage
 from cpllm_dagster.lake.schemas import SCHEMAS, validate
 from cpllm_dagster.lake.sql import connect, sentence
-from cpllm_dagster.lake.tables import Lake, video_id
+from cpllm_dagster.lake.tables import Lake, _file_name, video_id
 from cpllm_model.errors import LakeError
 
 HOSTILE_NAMES = [
@@ -49,6 +50,14 @@ HOSTILE_NAMES = [
     "\x00",
     ".work",
     "x" * 200,
+]
+#: Percent-quoted they are longer than a folder's name may be.
+LONG_NAMES = [
+    "あ" * 28,
+    "あ" * 84 + "a",
+    "あ" * 85,
+    "Фильмы и сериалы за 2024 год, архив областного телевидения",
+    "%" * 255,
 ]
 
 
@@ -102,6 +111,7 @@ def test_what_is_written_is_read(lake: Lake) -> None:
         "model_id": "m",
         "row_count": 3,
         "schema_version": 1,
+        "library": "a",
     }
     publish(lake, count=1, run_id="run-2")
     again = lake.read("rankings", "a")
@@ -124,15 +134,36 @@ def test_a_lake_travels_as_two_strings(lake: Lake) -> None:
 
 
 def test_every_name_of_a_library_stays_itself(lake: Lake) -> None:
-    for number, name in enumerate(HOSTILE_NAMES):
+    shortened = quoted_names(LONG_NAMES)  # are names that a library may have, too
+    names = [*HOSTILE_NAMES, *LONG_NAMES, *shortened]
+    for number, name in enumerate(names):
         publish(lake, name, number + 1)
-    assert lake.libraries() == sorted(HOSTILE_NAMES)
+    for found in (lake.libraries(), Lake(lake.uri, lake.endpoint_url).libraries()):
+        assert found == sorted(names)
     counts = dict(query(lake, "SELECT library, count(*) FROM rankings GROUP BY library"))
-    assert counts == {name: number + 1 for number, name in enumerate(HOSTILE_NAMES)}
-    for number, name in enumerate(HOSTILE_NAMES):
+    assert counts == {name: number + 1 for number, name in enumerate(names)}
+    for number, name in enumerate(names):
         table = lake.read("rankings", name)
         assert table is not None and len(table) == number + 1
     assert query(lake, "SELECT count(*) FROM rankings WHERE library = ?", "a/b") == [(5,)]
+
+
+def quoted_names(names: list[str]) -> list[str]:
+    """How these names stand in the lake's paths."""
+    return [_file_name("rankings", name).split("/")[1].removeprefix("library=") for name in names]
+
+
+def test_a_long_name_is_cut_and_keeps_its_beginning(lake: Lake) -> None:
+    for name, quoted in zip(LONG_NAMES, quoted_names(LONG_NAMES), strict=True):
+        beginning, digest = quoted.split("!")
+        assert len(f"library={quoted}") <= 255 and quoted.isascii()
+        assert name.startswith(unquote(beginning)) and len(unquote(beginning)) > 20 and len(digest) == 32
+        with lake.claim(name, "a run"):
+            publish(lake, name)
+            lake.append_part(name, f"{name} comparisons", {"rankings": rows()})
+            assert len(lake.read_parts(name, f"{name} comparisons")[0]["rankings"]) == 3
+            lake.clear_parts(name, f"{name} comparisons")
+        assert (lake.metadata("rankings", name) or {})["library"] == name
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "empty name"), ("\ud800", "not valid text")])
@@ -156,6 +187,15 @@ def test_other_readers_decode_the_names(folder: Path) -> None:
         sql = "SELECT DISTINCT library FROM read_parquet(?, hive_types = {'library': VARCHAR})"
         found = connection.execute(sql, [f"{folder}/rankings/**"]).fetchall()
     assert sorted(found) == [(name,) for name in sorted(HOSTILE_NAMES)]
+
+
+def test_libraries_named_by_numbers_are_text_where_the_reader_is_told_so(folder: Path) -> None:
+    for name in ("01", "2024"):
+        publish(Lake(str(folder)), name)
+    library = pads.partitioning(pa.schema([("library", pa.string())]), flavor="hive")  # as docs/operations.md says
+    names = pads.dataset(folder / "rankings", partitioning=library).to_table()["library"].unique()
+    assert names.to_pylist() == ["01", "2024"]
+    assert query(Lake(str(folder)), "SELECT DISTINCT library FROM rankings ORDER BY 1") == [("01",), ("2024",)]
 
 
 def test_the_same_rows_are_the_same_bytes(folder: Path) -> None:
