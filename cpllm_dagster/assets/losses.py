@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cpllm_dagster.catalog.listing import VideoObject
 from cpllm_dagster.catalog.objects import VideoStore
+from cpllm_dagster.catalog.s3_client import is_named
 from cpllm_model.errors import ShrunkLibraryError
 
 #: So many videos may be gone whatever their share, unless all are: in a small library one is a large share.
@@ -52,7 +53,7 @@ def confirmed_rows(
     uris, etags = published["uri"].to_pylist(), published["etag"].to_pylist()
     staying = {uri for uri in uris if uri not in named and (uri in unread or uri.startswith(folders))}
     missing = [uri for uri in uris if uri not in named and uri not in staying]
-    moved = {video.etag for video in new} - {""}
+    moved = {video.etag for video in new if is_named(video.etag)}
     etag_of = dict(zip(uris, etags, strict=True))
     lost = [uri for uri in missing if etag_of[uri] not in moved]
     _refuse_loss(library, lost, len(published), len(named) + len(staying), largest_loss)

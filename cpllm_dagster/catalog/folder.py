@@ -222,8 +222,11 @@ def _as_text(path: str | Path) -> str:
 
 def _as_path(text: str) -> str:
     """Give the path that `_as_text` has made this of; what is there by that very name goes first."""
-    unquoted = re.sub("%([89A-F][0-9A-F])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
-    return text if os.path.lexists(text) or not os.path.lexists(unquoted) else unquoted
+    if os.path.lexists(text):
+        return text
+    unquoted = os.fsdecode(re.sub(rb"%([89A-F][0-9A-F])", lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
+    # Letters beyond ASCII stand in a text as they are: quoted, as in tables of earlier versions, they name no file.
+    return unquoted if os.path.lexists(unquoted) and _as_text(unquoted) == text else text
 
 
 def _is_utf8(name: str) -> bool:

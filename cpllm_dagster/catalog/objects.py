@@ -35,7 +35,7 @@ from cpllm_dagster.catalog.s3_client import (
     s3_client,
     without_secrets,
 )
-from cpllm_dagster.catalog.s3_object import RangedFile, S3Object, listing_error
+from cpllm_dagster.catalog.s3_object import DENIAL_CODES, RangedFile, S3Object, listing_error
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError, LimitExceededError, SourceReadError
 
@@ -218,7 +218,7 @@ class _S3Prefix:
             code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None
             if code in ("404", "NoSuchKey", "NotFound"):
                 return False
-            if code not in ("403", "AccessDenied"):  # one that may not be read may be there
+            if code not in DENIAL_CODES:  # one that may not be read may be there
                 raise listing_error(self.address, error) from None
         return True
 

@@ -111,6 +111,7 @@ def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
         env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "400", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
+        assert process.stdout
         lines = [process.stdout.readline() for _ in range(2 if form else 5)]
         process.send_signal(signal.SIGINT)
         rest, said = process.communicate()
@@ -124,8 +125,8 @@ def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
     else:
         assert lines[0].startswith("┏") and lines[-1].startswith("└")
         assert len({len(line.rstrip()) for line in lines}) == 1
-    count = int(re.fullmatch(r"cpllm: interrupted after (\d+) of 203 videos", said.strip())[1])
-    assert len(rows) - 1 <= count <= len(rows)
+    count = re.fullmatch(r"cpllm: interrupted after (\d+) of 203 videos", said.strip())
+    assert count and len(rows) - 1 <= int(count[1]) <= len(rows)
 
 
 def test_compare_names_the_better_video(folder):

@@ -95,7 +95,7 @@ def test_lists_libraries_and_videos(bucket: Bucket, store: VideoStore) -> None:
         assert listing.left_out == ({NO_ENDING: 2} if library == "films" else {})
         for uri, video in videos.items():
             assert read(store, video) == uri.removeprefix(f"{bucket.uri}/videos/{library}/").encode()
-            assert video.size_bytes == len(read(store, video)) and video.last_modified.tzinfo
+            assert video.size_bytes == len(read(store, video)) and video.last_modified and video.last_modified.tzinfo
 
 
 def test_lists_a_key_with_a_newline(bucket: Bucket, store: VideoStore) -> None:
