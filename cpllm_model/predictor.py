@@ -140,7 +140,7 @@ class QualityPredictor:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             loaded: Any = CPLLMForVideoQuality.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
             )
             processor = CPLLMProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -8,6 +8,7 @@ goes on to the same curve. The log has one JSON line a step; TensorBoard reads t
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
@@ -92,7 +93,7 @@ def train(config: TrainConfig, report: Report = print) -> Path:
             shutil.rmtree(checkpoint)
     if any(stage.objective == "tasks" for stage in config.stages):
         _calibrate(config, cache, model, processor, held_out)
-    _save(model, processor, model_folder)
+    _save(model, processor, model_folder, half=True)
     return model_folder
 
 
@@ -395,15 +396,21 @@ def _calibrate(
 
 
 def load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:
-    """Load a model folder of this machine's own making."""
-    model = CPLLMForVideoQuality.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    """Load a model folder of this machine's own making, in 32 bit."""
+    model = CPLLMForVideoQuality.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+    )
     return model, CPLLMProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path) -> None:
-    """Write a model folder, whole or not at all."""
+def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path, *, half: bool = False) -> None:
+    """Write a model folder, whole or not at all; with `half` its weights, but no computed statistics, in 16 bit."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
+    if half:
+        model = copy.deepcopy(model)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.half()
     model.save_pretrained(unfinished)
     processor.save_pretrained(unfinished)
     unfinished.replace(folder)
