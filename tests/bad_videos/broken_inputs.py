@@ -145,7 +145,13 @@ DAMAGED = {
         lambda: mp4(replace(avc(), packets=[noise(len(packet)) for packet in avc().packets])), "corrupt_video"
     ),
     "some packets of noise": Input(
-        lambda: mp4(replace(stills(), packets=[*stills().packets[:46], *[noise(500)] * 2], keys=[True] * 48)),
+        lambda: mp4(
+            replace(
+                stills(),
+                packets=[*stills().packets[:40], *[noise(500)] * 2, *stills().packets[42:48]],
+                keys=[True] * 48,
+            )
+        ),
         damaged=True,
     ),
     "encrypted": Input(

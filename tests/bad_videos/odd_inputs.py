@@ -164,7 +164,6 @@ SIZES = {
         lambda: mkv(
             motion_jpeg(itertools.chain(*zip(stills().packets[:24], stills(24, 320, 240).packets, strict=True)))
         ),
-        size_px=(320, 240),
     ),
     "8K and more in mid-stream": Input(
         lambda: mp4(motion_jpeg(stills().packets[:24] + [huge_jpeg()] * 24)), "limit_exceeded"

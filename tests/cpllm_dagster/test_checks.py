@@ -128,7 +128,7 @@ def test_a_check_by_itself_judges_all_libraries_and_tells_of_the_failed_first(
         assert table is not None
         lake.write(name, "aaa", table, run_id="r", model_id=MODEL)
     write(lake, "scores", [score_row("a", 2.0)])
-    definitions = build_definitions(read_settings(catalog_uri=str(tmp_path), lake=lake.uri))
+    definitions = build_definitions(read_settings(catalog_uri=str(tmp_path / "catalogue"), lake=lake.uri))
     result = dg.materialize(
         [checks.one_score_row_per_video],
         selection=dg.AssetSelection.checks(checks.one_score_row_per_video),

@@ -110,7 +110,7 @@ class Training:
 
     @property
     def job(self) -> dg.JobDefinition:
-        settings = read_settings(catalog_uri=str(self.folder), lake=str(self.folder / "lake"))
+        settings = read_settings(catalog_uri=str(self.folder / "catalogue"), lake=str(self.folder / "lake"))
         return build_definitions(settings).resolve_job_def("train_and_promote")
 
     def trained(self, model: Path, data: list[Path]) -> None:
