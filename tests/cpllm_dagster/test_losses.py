@@ -337,7 +337,7 @@ def test_the_asset_keeps_its_table_says_what_it_leaves_out_and_names_what_there_
     assert lake.libraries() == []
     shown = run()
     assert (shown["new"], shown["left_out"]) == (VIDEOS + 3, 4)
-    found = {record.data["reason"]: record.data for record in shown["left_out_by_reason"]}
+    found = {record.data["reason"]: record.data for record in shown["left_out_by_reason"].records}
     assert found[NO_ENDING]["examples"] == "films/a b.doc, films/readme.txt"
     assert found[MATCHED]["examples"] == "films/._00.mp4, films/@eaDir/00.mp4/thumb.mp4"
     assert shown["left_out_sentence"].startswith("4 objects are left out: ")

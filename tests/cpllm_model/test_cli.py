@@ -112,7 +112,7 @@ def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout
-        lines = [process.stdout.readline() for _ in range(2 if form else 5)]
+        lines = [process.stdout.readline() for _ in range(3 if form else 5)]
         process.send_signal(signal.SIGINT)
         rest, said = process.communicate()
     lines += rest.splitlines()
