@@ -67,6 +67,7 @@ class Answered:
             "distortions": [asdict(one) for one in description.distortions] if description else None,
             "segment_start_s": rating and rating.segment_start_s,
             "segment_score": rating and rating.segment_score,
+            "scene": rating and rating.scene,
             "error_type": error and error.error_type,
             "error_message": error and error.cause,
         }

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from cpllm_dagster.lake.spool import is_large, taken
 from cpllm_model.errors import LakeError
+from cpllm_model.scale import SCENE_FACTS
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +34,8 @@ _text, _real, _count = pa.string(), pa.float64(), pa.int64()
 _name = pa.dictionary(pa.int32(), _text)
 _moment = pa.timestamp("us", tz="UTC")
 _distortion = pa.struct([("name", _text), ("severity", _real), ("probability", _real), ("named", pa.bool_())])
+# What is shown, as the model answers: light, detail, motion, kind.
+_scene = pa.struct([(name, _text) for name in SCENE_FACTS])
 
 #: The columns of every table but the partition column `library`, which stands in the path.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -67,6 +70,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         level_probabilities=(pa.list_(_real),),
         segment_start_s=(pa.list_(_real),),
         segment_score=(pa.list_(_real),),
+        scene=(_scene,),
         sampling_plan=(_text,),
         damaged_frames=(_count,),
         status=_text,

@@ -21,7 +21,7 @@ from cpllm_model.predictor import QualityPredictor, Rating
 
 RECORD = {
     "path", "status", "is_still", "score", "score_std", "level", "description", "distortions",
-    "segment_start_s", "segment_score", "error_type", "error_message",
+    "segment_start_s", "segment_score", "scene", "error_type", "error_message",
 }  # fmt: skip
 
 

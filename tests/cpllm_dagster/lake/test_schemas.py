@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "level_probabilities": [0.0, 0.1, 0.5, 0.3, 0.1],
         "segment_start_s": (0.0, 1.0),
         "segment_score": np.array([3.0, 4.0]),
+        "scene": {"light": "dark", "detail": "rich", "motion": "still", "kind": "camera"},
         "sampling_plan": "keyframe",
         "damaged_frames": 2,
         "status": "ok",
