@@ -7,7 +7,7 @@ import pytest
 
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import CheckpointError, EmptyFileError, NotAVideoError, SourceReadError, VideoError
+from cpllm_model.errors import CheckpointError, EmptyFileError, NotAVideoError, ObjectMissingError, VideoError
 from cpllm_model.network import checkpoint
 from cpllm_model.predictor import QualityPredictor, VisualTokens
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
@@ -97,7 +97,7 @@ def test_a_bad_file_is_an_answer_of_its_own(predictor, ladders, tmp_path):
     assert [type(one) for one in found if isinstance(one, VideoError)] == [
         EmptyFileError,
         NotAVideoError,
-        SourceReadError,
+        ObjectMissingError,
     ]
     assert found[1] == predictor.score([ladders[0][0]])[0]
     assert "gone.mp4" in str(found[3])

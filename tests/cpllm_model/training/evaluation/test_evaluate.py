@@ -482,7 +482,7 @@ def test_every_video_is_a_row_and_failures_are_counted(real_run: tuple[dict, Pat
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
     assert len(rows) == 8 + 6 + 6
     failed = {row["video_id"]: row["error_type"] for row in rows if row["status"] == "failed"}
-    assert failed == {"broken": "not_a_video", "gone": "source_read"}
+    assert failed == {"broken": "not_a_video", "gone": "object_missing"}
     scenes = result["data_sets"]["scenes"]
     assert (scenes["videos"], scenes["scored"], scenes["contents"]) == (8, 6, 2)
     assert scenes["failed"] == {"not_a_video": 1, "source_read": 1}
