@@ -72,7 +72,7 @@ def test_a_still_scores_as_the_same_still_encoded(shown: np.ndarray) -> None:
 
 def test_moving_means_neither_good_nor_bad(shown: np.ndarray) -> None:
     moved = shown[:, 2] - shown[:, 1]
-    assert abs(moved.mean()) < 0.2 and np.abs(moved).max() < 0.5
+    assert abs(moved.mean()) < 0.2 and np.abs(moved).max() < 0.7
 
 
 @pytest.fixture(scope="module")
