@@ -123,7 +123,8 @@ def test_an_assembled_model_trains_with_adapters_and_frozen_encoders(parts, tmp_
     folder = train(run, report=lambda line: None)
     before, after = (load(path)[0].state_dict() for path in (start, folder))
     assert before.keys() == after.keys()
-    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    # A finished model is kept in 16 bit.
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name].half().float(), after[name].float())}
     assert moved == {"language_model", "context_projector", "pixel_projector", "markers"}
     predictor = QualityPredictor.from_pretrained(str(folder), device="cpu")
     (tokens,) = predictor.look(clips[:1])

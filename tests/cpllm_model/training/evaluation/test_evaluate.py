@@ -485,7 +485,7 @@ def test_every_video_is_a_row_and_failures_are_counted(real_run: tuple[dict, Pat
     assert failed == {"broken": "not_a_video", "gone": "object_missing"}
     scenes = result["data_sets"]["scenes"]
     assert (scenes["videos"], scenes["scored"], scenes["contents"]) == (8, 6, 2)
-    assert scenes["failed"] == {"not_a_video": 1, "source_read": 1}
+    assert scenes["failed"] == {"not_a_video": 1, "object_missing": 1}
     chosen = [
         pair["chosen"] for pair in pq.read_table(out / "pairs.parquet").to_pylist() if pair["dataset"] == "scenes"
     ]

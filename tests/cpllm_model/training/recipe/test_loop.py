@@ -157,9 +157,9 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     folder = loop.train(config, report=lambda line: None)
     before, after = (dict(loop.load(config.out / name)[0].named_parameters()) for name in ("start", "model"))
     assert before.keys() == after.keys() and folder == config.out / "model"
-    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    # A finished model is kept in 16 bit.
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name].half().float(), after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
-    assert torch.equal(before["pixel_encoder.cnn.stem.conv.weight"], after["pixel_encoder.cnn.stem.conv.weight"])
 
 
 @pytest.mark.parametrize(
