@@ -160,6 +160,8 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     # A finished model is kept in 16 bit.
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name].half().float(), after[name])}
     assert moved <= {"language_model", "context_projector", "pixel_projector", "markers"} and "language_model" in moved
+    stem = "pixel_encoder.cnn.stem.conv.weight"
+    assert torch.equal(before[stem].half().float(), after[stem])
 
 
 @pytest.mark.parametrize(
