@@ -62,7 +62,12 @@ WHOLE = "score and description, all of it"
 def split(predictor: QualityPredictor, samples: VideoSamples) -> dict[str, Callable[[], Any]]:
     """Give a call for each part; the last two are asked of tokens that are kept."""
     model, processor = predictor.model, predictor.processor
-    tokens = predictor.encode([samples])
+    viewed = predictor.encode([samples])
+    tokens, seen, times = (
+        [one.tokens for one in viewed],
+        [one.tokens_NLD for one in viewed],
+        [one.times for one in viewed],
+    )
     made = processor(samples.context_NMCHW, samples.bursts_NTCHW, samples.burst_interval_s)
     inputs = {key: value.to(model.device) for key, value in made.items()}
     bursts = inputs["pixel_values"], inputs["interval_s"]
@@ -72,8 +77,8 @@ def split(predictor: QualityPredictor, samples: VideoSamples) -> dict[str, Calla
         "context encoder": lambda: model.see_context(inputs["context_values"].flatten(0, 1)),
         "pixel encoder": lambda: model.see_pixels(*bursts),
         "projectors": lambda: model.project(*hidden),
-        "decoder: score, of the whole and of segments": lambda: predictor.rate(tokens),
-        "decoder: distortions and description": lambda: predictor.describe_tokens(tokens),
+        "decoder: levels, severities and scene of segments": lambda: predictor.view(seen, times),
+        "decoder: description": lambda: predictor.describe_viewed(viewed),
         WHOLE: lambda: answer(predictor, [samples]),
         "decoder: comparison of a pair": lambda: predictor.compare_tokens(tokens, tokens),
     }
@@ -81,23 +86,23 @@ def split(predictor: QualityPredictor, samples: VideoSamples) -> dict[str, Calla
 
 def answer(predictor: QualityPredictor, samples: list[VideoSamples]) -> None:
     """Score and describe."""
-    tokens = predictor.encode(samples)
-    predictor.rate(tokens)
-    predictor.describe_tokens(tokens)
+    viewed = predictor.encode(samples)
+    predictor.rate(viewed)
+    predictor.describe_viewed(viewed)
 
 
 def tokens_a_second(predictor: QualityPredictor, samples: VideoSamples, repeats: int) -> tuple[float, float]:
     """Give how fast the decoder takes in a question with its visual tokens, and how fast it writes."""
     model, processor = predictor.model, predictor.processor
-    visual_NLD = predictor.encode([samples])[0].tokens_NLD
+    visual_NLD = predictor.encode([samples])[0].tokens.tokens_NLD
     visual = torch.from_numpy(visual_NLD).flatten(0, 1).to(model.device)
     question = processor.describe_ids(len(visual_NLD), "fair", {}, {})
     ids = torch.tensor([question], device=model.device)
     decoder = model.language_model.get_decoder()
     read_s = seconds(lambda: decoder(inputs_embeds=model.embed(ids, visual)), repeats)
     never = -1  # no token ends the text, so that its length is the configured one
-    written = len(model.write(question, visual, never, []))
-    write_s = seconds(lambda: model.write(question, visual, never, []), repeats)
+    written = len(model.write([question], visual, never, [[]])[0])
+    write_s = seconds(lambda: model.write([question], visual, never, [[]]), repeats)
     return len(question) / read_s, written / (write_s - read_s)
 
 

@@ -106,7 +106,7 @@ def bare(store: VideoStore) -> Iterator[float]:
         with store.open(item.uri, item.etag, item.size_bytes, DecodeLimits()) as file:
             tokens = predictor.encode([video.decode(file, item.uri, predictor.sampling)])
         predictor.rate(tokens)
-        predictor.describe_tokens(tokens)
+        predictor.describe_viewed(tokens)
         yield time.time()
 
 

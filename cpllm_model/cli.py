@@ -30,7 +30,7 @@ from cpllm_model.decoding.samples import has_video_name, picture_codec
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
 
 if TYPE_CHECKING:
-    from cpllm_model.predictor import Description, QualityPredictor, Rating, VisualTokens
+    from cpllm_model.predictor import Description, QualityPredictor, Rating, ViewedVideo, VisualTokens
 
 app = typer.Typer(
     help="How good do videos look, why, and which are worst.",
@@ -65,8 +65,13 @@ class Answered:
             "level": rating and rating.level,
             "description": description and description.text,
             "distortions": [asdict(one) for one in description.distortions] if description else None,
+            "events": [asdict(one) for one in description.events] if description else None,
             "segment_start_s": rating and rating.segment_start_s,
+            "segment_end_s": rating and rating.segment_end_s,
             "segment_score": rating and rating.segment_score,
+            "score_worst": rating and rating.score_worst,
+            "worst_start_s": rating and rating.worst_start_s,
+            "worst_end_s": rating and rating.worst_end_s,
             "scene": rating and rating.scene,
             "error_type": error and error.error_type,
             "error_message": error and error.cause,
@@ -365,12 +370,12 @@ def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, 
             progress.advance(task)
 
 
-def _answered(path: Path, seen: VisualTokens | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
+def _answered(path: Path, seen: ViewedVideo | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
     if isinstance(seen, VideoError):
         return Answered(str(path), error=seen)
     try:
-        words = predictor.describe_tokens([seen])[0] if describe else None
-        return Answered(str(path), seen, predictor.rate([seen])[0], words, is_still=_is_still(path))
+        words = predictor.describe_viewed([seen])[0] if describe else None
+        return Answered(str(path), seen.tokens, predictor.rate([seen])[0], words, is_still=_is_still(path))
     except VideoError as error:
         return Answered(str(path), error=error)
 

@@ -1,7 +1,8 @@
 """QualityPredictor: videos in; scores, descriptions and comparisons out. The Python API of CP-LLM.
 
-Each video is encoded once; its visual tokens, kept as float16, give every answer. On a CPU the network runs
-one video at a time, so that the bits of an answer cannot depend on what else was in the batch.
+Each video is encoded once; its visual tokens, kept as float16, give every answer. The decoder answers about each
+segment; `pooling.py` states how these become the answer about the video. On a CPU the network runs one video at a
+time, so that the bits of an answer cannot depend on what else was in the batch.
 
 Shape legend: N segments, L visual tokens of a segment, D decoder width.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from cpllm_model.decoding.events import Event
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import CheckpointError, InferenceError, ObjectMissingError, SourceReadError, VideoError
@@ -27,25 +29,88 @@ from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITY_MAX, level_of, severity_word
+from cpllm_model.pooling import Stretch, by_score, covered_s, joined, pooled_levels
+from cpllm_model.scale import (
+    DISTORTIONS,
+    LEVELS,
+    SCENE_FACTS,
+    SCORE_MAX,
+    SCORE_MIN,
+    SEVERITY_MAX,
+    level_of,
+    severity_word,
+)
+from cpllm_model.when import sentences
 
-Answer = TypeVar("Answer")
+Answer, Item = TypeVar("Answer"), TypeVar("Item")
 #: Probability from which a distortion is named by a model that was not calibrated.
 NAMING_THRESHOLD = 0.5
 LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
+#: Segments that stand for a video in a comparison, and the worst of them that a description is written from.
+KEPT_SEGMENTS, DESCRIBED_SEGMENTS = 4, 2
+#: An answer of less is as good as none.
+LEAST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class VisualTokens:
-    """What the decoder sees of one video; enough for every answer.
+    """What the decoder sees of a video when it describes or compares it: some segments that stand for the whole.
 
     Args:
-        tokens_NLD: float16.
-        segment_start_s: float64 (N,).
+        tokens_NLD: float16, of at most KEPT_SEGMENTS segments, the worst first; see pooling.by_score.
+        segment_start_s: float64 (N,), when these begin.
     """
 
     tokens_NLD: np.ndarray
     segment_start_s: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentTimes:
+    """When the segments of a video are, and what was measured of them.
+
+    Args:
+        start_s, end_s: float64 (N,), half-open intervals that cover the video.
+        has_picture: bool (N,), False where there is no picture to rate (black, flat colour, bars, credits).
+        events: what was measured to happen in time.
+    """
+
+    start_s: np.ndarray
+    end_s: np.ndarray
+    has_picture: np.ndarray
+    events: tuple[Event, ...] = ()
+
+    @property
+    def length_s(self) -> np.ndarray:
+        """Lengths, float64 (N,)."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, eq=False)
+class ViewedVideo:
+    """A video that both encoders and the decoder have looked at.
+
+    Args:
+        tokens_NLD: float16, visual tokens of every segment, in order of time.
+        answers: for each question of CPLLMProcessor.rating_ids float64 (N, answers): a distribution a segment.
+        times: of the segments.
+    """
+
+    tokens_NLD: np.ndarray
+    answers: list[np.ndarray]
+    times: SegmentTimes
+
+    @property
+    def segment_scores(self) -> np.ndarray:
+        """Mean level of each segment, float64 (N,), also of those without a picture."""
+        return self.answers[0] @ LEVEL_WEIGHTS
+
+    @property
+    def tokens(self) -> VisualTokens:
+        """The tokens of the segments that stand for the whole."""
+        rated = np.flatnonzero(self.times.has_picture)
+        kept = rated[by_score(self.segment_scores[rated], KEPT_SEGMENTS)]
+        return VisualTokens(self.tokens_NLD[kept], self.times.start_s[kept])
 
 
 @dataclass(frozen=True)
@@ -57,9 +122,10 @@ class Rating:
         score_std: its uncertainty: the distribution's standard deviation, calibrated on held-out contents, so that 68 %
             of people's ratings lie within one of it.
         level: the level word nearest to the score.
-        level_probabilities: bad to excellent, sum 1.
-        segment_start_s: start of each segment.
-        segment_score: score of each segment seen alone.
+        level_probabilities: bad to excellent, sum 1: those of the segments, pooled as pooling.py states.
+        segment_start_s, segment_end_s: half-open intervals that cover the video.
+        segment_score: score of each segment; None where it shows no picture to rate.
+        score_worst, worst_start_s, worst_end_s: of the segment with the lowest score.
         scene: question of scale.SCENE_FACTS -> the most probable answer.
     """
 
@@ -68,7 +134,11 @@ class Rating:
     level: str
     level_probabilities: tuple[float, ...]
     segment_start_s: tuple[float, ...]
-    segment_score: tuple[float, ...]
+    segment_end_s: tuple[float, ...]
+    segment_score: tuple[float | None, ...]
+    score_worst: float
+    worst_start_s: float
+    worst_end_s: float
     scene: dict[str, str]
 
 
@@ -78,23 +148,26 @@ class Distortion:
 
     Args:
         name: one of scale.DISTORTIONS.
-        severity: mean of the distribution over severities, 0 (none) to 5 (severe).
-        probability: that it is visible at all, 0-1.
+        severity: mean of the distribution over severities, 0 (none) to 5 (severe), of the segment that shows it most.
+        probability: that it is visible at all, 0-1, in that segment.
         named: whether the probability reaches the model's own threshold, so that descriptions name it.
+        stretches: (start_s, end_s) of the segments in which it does.
     """
 
     name: str
     severity: float
     probability: float
     named: bool
+    stretches: tuple[Stretch, ...] = ()
 
 
 @dataclass(frozen=True)
 class Description:
-    """A video's quality in words, and every known distortion, the most probable first."""
+    """A video's quality in words, every known distortion, the most probable first, and what was measured in time."""
 
     text: str
     distortions: tuple[Distortion, ...]
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,19 +229,20 @@ class QualityPredictor:
         return cls(model, processor, checkpoint.model_id(name_or_path))
 
     @torch.inference_mode()
-    def encode(self, samples: Sequence[VideoSamples]) -> list[VisualTokens]:
-        """Look at decoded videos.
+    def encode(self, samples: Sequence[VideoSamples]) -> list[ViewedVideo]:
+        """Look at decoded videos, and answer for every segment.
 
         Args:
             samples: as decoded with `self.sampling`.
 
         Returns:
-            tokens of each, in order.
+            what was seen of each, in order.
 
         Raises:
             ValueError: an array does not fit the model.
+            InferenceError: the network gave a number that is not finite.
         """
-        tokens: list[VisualTokens] = []
+        viewed: list[ViewedVideo] = []
         for batch in self._batches(samples):
             inputs = self.processor(
                 np.concatenate([one.context_NMCHW for one in batch]),
@@ -176,49 +250,83 @@ class QualityPredictor:
                 np.concatenate([one.burst_interval_s for one in batch]),
             )
             seen = self.model.encode_segments(**{key: value.to(self.model.device) for key, value in inputs.items()})
-            parts = seen.to(torch.float16).cpu().split([len(one.segment_start_s) for one in batch])
-            tokens += [VisualTokens(part.numpy(), one.segment_start_s) for part, one in zip(parts, batch, strict=True)]
-        return tokens
+            tokens = [
+                one.numpy() for one in seen.to(torch.float16).cpu().split([len(one.segment_start_s) for one in batch])
+            ]
+            times = [
+                SegmentTimes(one.segment_start_s, one.segment_end_s, one.segment_has_picture, one.events)
+                for one in batch
+            ]
+            viewed += self.view(tokens, times)
+        return viewed
 
     @torch.inference_mode()
-    def rate(self, tokens: Sequence[VisualTokens]) -> list[Rating]:
-        """Score videos, whole and segment by segment.
+    def view(self, tokens: Sequence[np.ndarray], times: Sequence[SegmentTimes]) -> list[ViewedVideo]:
+        """Answer for every segment of encoded videos, whose visual tokens (N, L, D) are given.
 
         Raises:
             InferenceError: the network gave a number that is not finite.
         """
-        return [self._rate(one) for one in tokens]
+        sequence, places = self.processor.rating_ids()
+        viewed = []
+        for batch in self._batches([*zip(tokens, times, strict=True)]):
+            counts = [len(one) for one, _ in batch]
+            answers = self._answers(
+                [sequence] * sum(counts),
+                [one for one, _ in batch],
+                [places] * sum(counts),
+                self.processor.rating_answer_ids,
+            )
+            parts = zip(*(np.split(one, np.cumsum(counts)[:-1]) for one in answers), strict=True)
+            viewed += [ViewedVideo(one, [*part], its) for (one, its), part in zip(batch, parts, strict=True)]
+        return viewed
+
+    def rate(self, viewed: Sequence[ViewedVideo]) -> list[Rating]:
+        """Score videos, whole and segment by segment."""
+        return [self._rate(one) for one in viewed]
 
     @torch.inference_mode()
-    def describe_tokens(self, tokens: Sequence[VisualTokens]) -> list[Description]:
+    def describe_viewed(self, viewed: Sequence[ViewedVideo]) -> list[Description]:
         """Describe videos in words, and name their distortions.
 
         Words are written from the model's own answers: its level, the distortions that it names and the facts of the
         scene are stated in the question. Decoding is greedy, and of the level words only the score's own may be
-        written.
+        written. Sentences on when something is to be seen follow from the answers alone.
         """
-        descriptions = []
-        for one in tokens:
-            answers = self._ratings(one.tokens_NLD)
-            found = self._distortions(answers[1 : 1 + len(DISTORTIONS)])
-            level = level_of(float(answers[0] @ LEVEL_WEIGHTS))
-            descriptions.append(Description(self._write(one, level, found, _scene(answers)), found))
-        return descriptions
+        described = []
+        for batch in self._batches(viewed):
+            named = [self._distortions(one) for one in batch]
+            texts = self._write(batch, named)
+            for one, text, found in zip(batch, texts, named, strict=True):
+                when = sentences(found, one.times)
+                described.append(Description(" ".join([text, *when]), found, one.times.events))
+        return described
 
     @torch.inference_mode()
     def compare_tokens(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
-        """Compare videos pair by pair, in both orders.
+        """Compare videos pair by pair, in both orders, segment by segment: the worst with the worst, and so on.
 
         Raises:
             ValueError: `a` and `b` differ in length.
             InferenceError: the network gave a number that is not finite.
         """
         comparisons = []
-        for one, other in zip(a, b, strict=True):
-            ahead, behind = self._first_better(one, other), self._first_better(other, one)
-            comparisons.append(
-                Comparison(0.5 + (ahead - behind) / 2, abs(ahead + behind - 1), (ahead + behind - 1) / 2)
+        for batch in self._batches([*zip(a, b, strict=True)]):
+            sequence, pairs = (
+                self.processor.compare_ids(1, 1),
+                [matched(one.tokens_NLD, other.tokens_NLD) for one, other in batch],
             )
+            shown = [np.stack(order, 1) for one, other in pairs for order in ((one, other), (other, one))]
+            rows = sum(map(len, shown))
+            flat = [one.reshape(-1, one.shape[-1]) for one in shown]
+            found = self._answers([sequence] * rows, flat, [[len(sequence) - 1]] * rows, [self.processor.order_ids])[0]
+            log_odds = np.log(np.maximum(found, LEAST_PROBABILITY))
+            parts = np.split(log_odds[:, 0] - log_odds[:, 1], np.cumsum([len(one) for one in shown])[:-1])
+            first_better = [1 / (1 + math.exp(-float(part.mean()))) for part in parts]
+            for ahead, behind in zip(first_better[::2], first_better[1::2], strict=True):
+                comparisons.append(
+                    Comparison(0.5 + (ahead - behind) / 2, abs(ahead + behind - 1), (ahead + behind - 1) / 2)
+                )
         return comparisons
 
     def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:
@@ -229,7 +337,7 @@ class QualityPredictor:
         self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
     ) -> list[Description | VideoError]:
         """Describe video files; give a description, or the reason there is none, for each, in order."""
-        return [_unless_failed(seen, self.describe_tokens) for seen in self.look(paths, limits)]
+        return [_unless_failed(seen, self.describe_viewed) for seen in self.look(paths, limits)]
 
     def compare(self, a: str | Path, b: str | Path, limits: DecodeLimits | None = None) -> Comparison:
         """Compare two video files.
@@ -241,12 +349,12 @@ class QualityPredictor:
         for one in self.look([a, b], limits):
             if isinstance(one, VideoError):
                 raise one
-            seen.append(one)
+            seen.append(one.tokens)
         return self.compare_tokens(seen[:1], seen[1:])[0]
 
     def look(
         self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
-    ) -> Generator[VisualTokens | VideoError, None, None]:
+    ) -> Generator[ViewedVideo | VideoError, None, None]:
         """Decode files in a sandbox and encode them, in order; the next is decoded while one is encoded.
 
         Args:
@@ -254,7 +362,7 @@ class QualityPredictor:
             limits: what each may cost.
 
         Yields:
-            each file's visual tokens, or why it has none.
+            what was seen of each file, or why nothing was.
         """
         with DecodeSandbox(limits or DecodeLimits()) as sandbox, ThreadPoolExecutor(1) as decoder:
             waiting: deque[Future[VideoSamples | VideoError]] = deque()
@@ -281,13 +389,14 @@ class QualityPredictor:
         except VideoError as error:
             return error
 
-    def _seen(self, decoded: VideoSamples | VideoError) -> VisualTokens | VideoError:
+    def _seen(self, decoded: VideoSamples | VideoError) -> ViewedVideo | VideoError:
         return decoded if isinstance(decoded, VideoError) else self.encode([decoded])[0]
 
-    def _batches(self, samples: Sequence[VideoSamples]) -> Iterable[Sequence[VideoSamples]]:
+    def _batches(self, items: Sequence[Item]) -> Iterable[Sequence[Item]]:
+        """Give what is computed at once: on a CPU one item, so that its bits do not depend on the others."""
         if self.model.device.type == "cpu":
-            return ([one] for one in samples)
-        return [samples] if samples else []
+            return ([one] for one in items)
+        return [items] if items else []
 
     def _answers(
         self,
@@ -307,71 +416,83 @@ class QualityPredictor:
             raise InferenceError("video", "the network gave a number that is not finite")
         return found
 
-    def _first_better(self, first: VisualTokens, second: VisualTokens) -> float:
-        sequence = self.processor.compare_ids(len(first.tokens_NLD), len(second.tokens_NLD))
-        tokens = [first.tokens_NLD, second.tokens_NLD]
-        return float(self._answers([sequence], tokens, [[len(sequence) - 1]], [self.processor.order_ids])[0][0, 0])
-
-    def _rate(self, tokens: VisualTokens) -> Rating:
-        answers = self._ratings(tokens.tokens_NLD)
-        whole, score = answers[0], float(answers[0] @ LEVEL_WEIGHTS)
-        parts = self._levels([segment[None] for segment in tokens.tokens_NLD])
-        scale, least = self.model.config.std_calibration
-        variance = max(0.0, float(whole @ (LEVEL_WEIGHTS - score) ** 2))
+    def _rate(self, viewed: ViewedVideo) -> Rating:
+        times, answers = viewed.times, viewed.answers
+        rated = times.has_picture
+        levels = pooled_levels(answers[0][rated], times.length_s[rated], _frozen_share(times))
+        score = min(max(float(levels @ LEVEL_WEIGHTS), SCORE_MIN), SCORE_MAX)
+        slope, least = self.model.config.std_calibration
+        variance = max(0.0, float(levels @ (LEVEL_WEIGHTS - score) ** 2))
+        scores = viewed.segment_scores
+        worst = int(np.flatnonzero(rated)[scores[rated].argmin()])
         return Rating(
             score=score,
-            score_std=math.sqrt(scale**2 * variance + least**2),
+            score_std=math.sqrt(slope**2 * variance + least**2),
             level=level_of(score),
-            level_probabilities=tuple(whole.tolist()),
-            segment_start_s=tuple(tokens.segment_start_s.tolist()),
-            segment_score=tuple((parts @ LEVEL_WEIGHTS).tolist()),
-            scene=_scene(answers),
+            level_probabilities=tuple(levels.tolist()),
+            segment_start_s=tuple(times.start_s.tolist()),
+            segment_end_s=tuple(times.end_s.tolist()),
+            segment_score=tuple(float(one) if has else None for one, has in zip(scores, rated, strict=True)),
+            score_worst=float(scores[worst]),
+            worst_start_s=float(times.start_s[worst]),
+            worst_end_s=float(times.end_s[worst]),
+            scene=_scene(viewed),
         )
 
-    def _levels(self, tokens: list[np.ndarray]) -> np.ndarray:
-        """Give the distributions (X, 5) over levels of videos of equally many segments."""
-        # The other questions come after the level's place and cannot change its answer.
-        sequence, places = self.processor.rating_ids(len(tokens[0]))
-        asked = sequence[: places[0] + 1]
-        count = len(tokens)
-        return self._answers([asked] * count, tokens, [places[:1]] * count, [self.processor.level_ids])[0]
+    def _write(self, viewed: Sequence[ViewedVideo], named: Sequence[Sequence[Distortion]]) -> list[str]:
+        levels = dict(zip(LEVELS, self.processor.level_ids, strict=True))
+        sequences, visual, forbidden = [], [], []
+        for one, found in zip(viewed, named, strict=True):
+            level = self._rate(one).level
+            strongest = sorted((each for each in found if each.named), key=lambda each: -each.severity)
+            words = {each.name: severity_word(max(1.0, each.severity)) for each in strongest}
+            shown = one.tokens.tokens_NLD[:DESCRIBED_SEGMENTS]
+            sequences.append(self.processor.describe_ids(len(shown), level, words, _scene(one)))
+            visual.append(shown.reshape(-1, shown.shape[-1]))
+            forbidden.append([token for name, token in levels.items() if name != level])
+        tokens = torch.from_numpy(np.concatenate(visual)).to(self.model.device)
+        written = self.model.write(sequences, tokens, self.processor.eos_id, forbidden)
+        return [self.processor.text(ids) for ids in written]
 
-    def _ratings(self, tokens_NLD: np.ndarray) -> list[np.ndarray]:
-        """Give the distributions at the places of `rating_ids` for one video."""
-        sequence, places = self.processor.rating_ids(len(tokens_NLD))
-        found = self._answers([sequence], [tokens_NLD], [places], self.processor.rating_answer_ids)
-        return [one[0] for one in found]
-
-    def _write(
-        self, tokens: VisualTokens, level: str, distortions: Iterable[Distortion], scene: Mapping[str, str]
-    ) -> str:
-        others = [token for name, token in zip(LEVELS, self.processor.level_ids, strict=True) if name != level]
-        strongest = sorted((one for one in distortions if one.named), key=lambda one: -one.severity)
-        words = {one.name: severity_word(max(1.0, one.severity)) for one in strongest}
-        sequence = self.processor.describe_ids(len(tokens.tokens_NLD), level, words, scene)
-        visual = torch.from_numpy(tokens.tokens_NLD).flatten(0, 1).to(self.model.device)
-        return self.processor.text(self.model.write(sequence, visual, self.processor.eos_id, others))
-
-    def _distortions(self, severities: Iterable[np.ndarray]) -> tuple[Distortion, ...]:
-        """Name distortions from their distributions over severities; the most probable first."""
+    def _distortions(self, viewed: ViewedVideo) -> tuple[Distortion, ...]:
+        """Name distortions from their distributions over severities, by what any segment shows; likeliest first."""
         thresholds = self.model.config.naming_thresholds or {}
-        found = []
-        for name, row in zip(DISTORTIONS, severities, strict=True):
-            severity = float(row @ np.arange(len(row)))
-            probability = min(1.0, max(0.0, 1 - float(row[0])))
-            named = probability >= thresholds.get(name, NAMING_THRESHOLD)
-            found.append(Distortion(name, min(severity, SEVERITY_MAX), probability, named))
+        times, found = viewed.times, []
+        rated = np.flatnonzero(times.has_picture)
+        for name, rows_NA in zip(DISTORTIONS, viewed.answers[1:], strict=False):
+            rows = rows_NA[rated]
+            severity = float((rows @ np.arange(rows.shape[1])).max())
+            probabilities = np.clip(1 - rows[:, 0], 0, 1)
+            shown = rated[probabilities >= thresholds.get(name, NAMING_THRESHOLD)]
+            stretches = joined([(float(times.start_s[index]), float(times.end_s[index])) for index in shown])
+            found.append(
+                Distortion(name, min(severity, SEVERITY_MAX), float(probabilities.max()), len(shown) > 0, stretches)
+            )
         return tuple(sorted(found, key=lambda distortion: -distortion.probability))
 
 
-def _scene(answers: Sequence[np.ndarray]) -> dict[str, str]:
-    """Give the most probable answer to each question about the scene."""
-    facts = zip(SCENE_FACTS.items(), answers[1 + len(DISTORTIONS) :], strict=True)
-    return {name: words[int(row.argmax())] for (name, words), row in facts}
+def matched(a_NLD: np.ndarray, b_NLD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match the segments of two videos by their places from the worst to the best; both have as many as the longer."""
+    count = max(len(a_NLD), len(b_NLD))
+    return tuple(one[[place * len(one) // count for place in range(count)]] for one in (a_NLD, b_NLD))
+
+
+def _frozen_share(times: SegmentTimes) -> float:
+    """Give the share of the video's time during which it is frozen."""
+    frozen_s = covered_s([(event.start_s, event.end_s) for event in times.events if event.kind == "freeze"])
+    return min(1.0, frozen_s / float(times.length_s.sum()))
+
+
+def _scene(viewed: ViewedVideo) -> dict[str, str]:
+    """Give the most probable answer to each question about the scene, over all segments with a picture."""
+    rated = viewed.times.has_picture
+    weights = viewed.times.length_s[rated]
+    facts = zip(SCENE_FACTS.items(), viewed.answers[1 + len(DISTORTIONS) :], strict=True)
+    return {name: words[int((weights @ rows[rated]).argmax())] for (name, words), rows in facts}
 
 
 def _unless_failed(
-    seen: VisualTokens | VideoError, question: Callable[[Sequence[VisualTokens]], list[Answer]]
+    seen: ViewedVideo | VideoError, question: Callable[[Sequence[ViewedVideo]], list[Answer]]
 ) -> Answer | VideoError:
     if isinstance(seen, VideoError):
         return seen

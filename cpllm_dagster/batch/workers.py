@@ -105,9 +105,9 @@ class ModelWorker:
     def score(self, *samples: VideoSamples) -> list[VideoAnswer]:
         """Rate and describe videos, in order."""
         started = time.monotonic()
-        tokens = self._predictor.encode(samples)
-        answers = zip(self._predictor.rate(tokens), self._predictor.describe_tokens(tokens), tokens, strict=True)
-        found = list(answers)
+        viewed = self._predictor.encode(samples)
+        tokens = [one.tokens for one in viewed]
+        found = [*zip(self._predictor.rate(viewed), self._predictor.describe_viewed(viewed), tokens, strict=True)]
         share_s = (time.monotonic() - started) / len(samples)
         return [VideoAnswer(*answer, inference_s=share_s) for answer in found]
 

@@ -10,12 +10,13 @@ a segment, D decoder width, X sequences, Q tokens of a sequence, A answers, V vo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from cpllm_model.network import encoders  # noqa: F401 (registers cpllm_pixel)
 from cpllm_model.network.config import CPLLMConfig
@@ -173,31 +174,30 @@ class CPLLMForVideoQuality(PreTrainedModel):
 
     @torch.no_grad()
     def write(
-        self, sequence: list[int], visual_tokens: torch.Tensor, eos_id: int, forbidden_ids: list[int]
-    ) -> list[int]:
-        """Continue one sequence greedily to the end token or the configured length.
+        self, sequences: list[list[int]], visual_tokens: torch.Tensor, eos_id: int, forbidden_ids: list[list[int]]
+    ) -> list[list[int]]:
+        """Continue sequences greedily to the end token or the configured length.
 
         Args:
-            sequence: ids of the question.
-            visual_tokens: what fills its slots, in order.
-            eos_id: ends the text.
-            forbidden_ids: tokens that are never written.
+            sequences: ids of the questions.
+            visual_tokens: what fills their slots, in order.
+            eos_id: ends a text.
+            forbidden_ids: for each sequence the tokens that are never written.
 
         Returns:
-            the new ids, without the end token.
+            the new ids of each, without the end token.
         """
-        input_ids = torch.tensor([sequence], device=self.device)
-        embeds = self.embed(input_ids, visual_tokens)
+        input_ids, mask = pad(sequences, self.device, left=True)
         generated = self.language_model.generate(
-            inputs_embeds=embeds,
-            attention_mask=torch.ones_like(input_ids),
+            inputs_embeds=self.embed(input_ids, visual_tokens),
+            attention_mask=mask,
             do_sample=False,
             max_new_tokens=self.config.max_description_tokens,
             eos_token_id=eos_id,
             pad_token_id=eos_id,
-            suppress_tokens=forbidden_ids or None,
-        )[0].tolist()
-        return [token for token in generated if token != eos_id]
+            logits_processor=LogitsProcessorList([_Forbidden(forbidden_ids, self.device)]),
+        ).tolist()
+        return [[*itertools.takewhile(lambda token: token != eos_id, row)] for row in generated]
 
     def see_context(self, frames: torch.Tensor) -> torch.Tensor:
         """Encode (K, 3, S, S) frames to (K, patches, width); to nothing (K, 0) where the model has no such tokens."""
@@ -230,14 +230,27 @@ class CPLLMForVideoQuality(PreTrainedModel):
         return hidden.to(self.pixel_projector.norm.weight.dtype)
 
 
-def pad(sequences: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad lists of ids on the right; give ids and mask, int64 (X, Q)."""
+class _Forbidden(LogitsProcessor):
+    """Keeps tokens from being written, others in each sequence."""
+
+    def __init__(self, forbidden_ids: list[list[int]], device: torch.device) -> None:
+        pairs = [(row, token) for row, tokens in enumerate(forbidden_ids) for token in tokens]
+        self._rows, self._tokens = torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2).T
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # pyright: ignore
+        scores[self._rows, self._tokens] = -torch.inf
+        return scores
+
+
+def pad(sequences: list[list[int]], device: torch.device, *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad lists of ids, on the right or on the left; give ids and mask, int64 (X, Q)."""
     length = max(map(len, sequences))
     ids = torch.zeros(len(sequences), length, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
+        place = slice(length - len(sequence), length) if left else slice(len(sequence))
+        ids[row, place] = torch.tensor(sequence)
+        mask[row, place] = 1
     return ids.to(device), mask.to(device)
 
 

@@ -118,15 +118,15 @@ class CPLLMProcessor(ProcessorMixin):
         """Give the text of generated tokens."""
         return str(self._tokenizer.decode(list(ids))).strip()
 
-    def rating_ids(self, segments: int) -> tuple[list[int], list[int]]:
-        """Give the sequence that asks for a video's level, the severity of every distortion and facts of the scene.
+    def rating_ids(self) -> tuple[list[int], list[int]]:
+        """Give the sequence that asks for a segment's level, the severity of every distortion and facts of the scene.
 
         All is asked in one sequence; no answer is written into it, so none depends on another.
 
         Returns:
             ids, and the places of the answers, which those of `rating_answer_ids` may answer.
         """
-        ids = self.layout.ids(segments)
+        ids = self.layout.ids(1)
         places = []
         names = (*DISTORTIONS, *SCENE_FACTS)
         for question in (SCORE_QUESTION, *(NAMED_QUESTION.format(name=name) for name in names)):

@@ -184,7 +184,7 @@ def test_a_gpu_gives_the_ranking_of_a_cpu(
         gap_NN = cpu_N[:, None] - cpu_N
         clear_NN = np.abs(gap_NN) > GPU_TIE
         assert (np.sign(gpu_N[:, None] - gpu_N) == np.sign(gap_NN))[clear_NN].all()
-        seen = dict(zip(names, tokens, strict=True))
+        seen = dict(zip(names, [one.tokens for one in tokens], strict=True))
         found = predictor.compare_tokens([seen[a] for a, _ in compared], [seen[b] for _, b in compared])
         for one, other in zip(found, compared.values(), strict=True):
             assert abs(one.probability_a_better - other.probability_a_better) <= GPU_PROBABILITY_TOLERANCE

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from cpllm_model.errors import CheckpointError, VideoError
 from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
-from cpllm_model.predictor import QualityPredictor, VisualTokens
+from cpllm_model.predictor import QualityPredictor, ViewedVideo
 from cpllm_model.scale import SCENE_FACTS
 from cpllm_model.training.data.degradation import apply
 from cpllm_model.training.data.distortions import Step
@@ -34,10 +33,10 @@ def pictures() -> list[np.ndarray]:
     return [render_scene(seed, WIDTH_PX + 40, HEIGHT_PX + 40, 1)[0] for seed in SEEDS]
 
 
-def seen(tiny: QualityPredictor, path: Path) -> VisualTokens:
-    (tokens,) = tiny.look([path])
-    assert not isinstance(tokens, VideoError), tokens
-    return tokens
+def seen(tiny: QualityPredictor, path: Path) -> ViewedVideo:
+    (viewed,) = tiny.look([path])
+    assert not isinstance(viewed, VideoError), viewed
+    return viewed
 
 
 def score(tiny: QualityPredictor, path: Path) -> float:
@@ -77,7 +76,7 @@ def test_moving_means_neither_good_nor_bad(shown: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def versions(pictures: list[np.ndarray], tiny: QualityPredictor, tmp_path_factory: pytest.TempPathFactory):
-    """Tokens of each picture, clean and strongly blurred."""
+    """Each picture, clean and strongly blurred."""
     folder, pairs = tmp_path_factory.mktemp("versions"), []
     for index, picture in enumerate(pictures):
         planes = rgb_to_planes(np.repeat(picture[None, :HEIGHT_PX, :WIDTH_PX], FRAMES, 0))
@@ -100,7 +99,7 @@ def test_a_swap_of_one_stream_moves_the_score(tiny: QualityPredictor, versions, 
     for clean, blurred in versions:
         swapped = clean.tokens_NLD.copy()
         swapped[:, place] = blurred.tokens_NLD[:, place]
-        before, after = tiny.rate([clean, replace(clean, tokens_NLD=swapped)])
+        before, after = tiny.rate([clean, *tiny.view([swapped], [clean.times])])
         moved.append(before.score - after.score)
     assert np.mean(np.abs(moved)) > 0.05
 
@@ -109,11 +108,12 @@ def test_blur_lowers_the_score_and_loses_the_comparison(tiny: QualityPredictor, 
     clean, blurred = zip(*versions, strict=True)
     gaps = [a.score - b.score for a, b in zip(tiny.rate(clean), tiny.rate(blurred), strict=True)]
     assert min(gaps) > 0.5
-    assert all(one.probability_a_better > 0.8 for one in tiny.compare_tokens(clean, blurred))
+    pairs = tiny.compare_tokens([one.tokens for one in clean], [one.tokens for one in blurred])
+    assert all(one.probability_a_better > 0.8 for one in pairs)
 
 
 def test_a_video_against_itself_is_a_tie(tiny: QualityPredictor, versions) -> None:
-    for one in tiny.compare_tokens(*[[pair[0] for pair in versions]] * 2):
+    for one in tiny.compare_tokens(*[[pair[0].tokens for pair in versions]] * 2):
         assert one.probability_a_better == 0.5 and one.order_gap < 0.2
 
 

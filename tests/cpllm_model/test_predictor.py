@@ -1,15 +1,18 @@
 """The Python API over the bundled model: answers, their agreement, and their independence of company."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from cpllm_model.decoding.events import Event
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import CheckpointError, EmptyFileError, NotAVideoError, ObjectMissingError, VideoError
 from cpllm_model.network import checkpoint
-from cpllm_model.predictor import QualityPredictor, VisualTokens
+from cpllm_model.predictor import QualityPredictor, SegmentTimes, matched
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
 from cpllm_model.training.data.encode import write_video
 from cpllm_model.training.data.scenes import render_scene
@@ -35,34 +38,95 @@ def samples(predictor, ladders, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tokens(predictor, samples):
+def viewed(predictor, samples):
     return predictor.encode(samples)
 
 
-def test_videos_of_any_size_and_length_are_answered(predictor, samples, tokens):
+def test_videos_of_any_size_and_length_are_answered(predictor, samples, viewed):
     assert len({(one.info.width_px, one.info.fps, len(one.segment_start_s)) for one in samples}) >= 3
-    for one, rating, description in zip(tokens, predictor.rate(tokens), predictor.describe_tokens(tokens), strict=True):
+    for one, rating, description in zip(viewed, predictor.rate(viewed), predictor.describe_viewed(viewed), strict=True):
         assert 1 <= rating.score <= 5 and 0 <= rating.score_std <= 2
         assert math.isclose(sum(rating.level_probabilities), 1) and len(rating.level_probabilities) == len(LEVELS)
         mean = sum((index + 1) * p for index, p in enumerate(rating.level_probabilities))
         assert math.isclose(mean, rating.score) and rating.level == level_of(rating.score)
         assert len(rating.segment_score) == len(rating.segment_start_s) == len(one.tokens_NLD)
+        assert rating.segment_end_s[:-1] == rating.segment_start_s[1:]
+        assert rating.score_worst == min(rating.segment_score) <= rating.score + 1e-9
+        assert rating.worst_start_s in rating.segment_start_s and rating.worst_end_s in rating.segment_end_s
         named = {word for word in LEVELS if word in description.text.split()[:12] or f"{word}." in description.text}
         assert description.text.endswith(".") and named <= {rating.level}
         assert {distortion.name for distortion in description.distortions} == set(DISTORTIONS)
         assert all(0 <= d.probability <= 1 and 0 <= d.severity <= 5 for d in description.distortions)
+        assert all(d.named == bool(d.stretches) for d in description.distortions)
 
 
-def test_answers_do_not_depend_on_batch_or_order(predictor, samples, tokens):
+def test_answers_do_not_depend_on_batch_or_order(predictor, samples, viewed):
     backwards = predictor.encode(samples[::-1])[::-1]
     singly = [predictor.encode([one])[0] for one in samples]
-    for one, two, three in zip(tokens, backwards, singly, strict=True):
+    for one, two, three in zip(viewed, backwards, singly, strict=True):
         assert one.tokens_NLD.tobytes() == two.tokens_NLD.tobytes() == three.tokens_NLD.tobytes()
-    assert predictor.rate(tokens) == [predictor.rate([one])[0] for one in tokens]
-    assert predictor.describe_tokens(tokens[:2]) == predictor.describe_tokens(tokens[1::-1])[::-1]
+    assert predictor.rate(viewed) == [predictor.rate([one])[0] for one in singly]
+    assert predictor.describe_viewed(viewed[:2]) == predictor.describe_viewed(backwards[1::-1])[::-1]
 
 
-def test_comparison_is_antisymmetric(predictor, tokens):
+def test_a_batch_gives_what_one_by_one_gives(predictor, viewed, monkeypatch):
+    """How a GPU computes, on the CPU: the same within rounding."""
+    tokens, times = [one.tokens_NLD for one in viewed], [one.times for one in viewed]
+    pairs = [one.tokens for one in viewed], [one.tokens for one in viewed[1:] + viewed[:1]]
+    singly = predictor.rate(viewed), predictor.describe_viewed(viewed), predictor.compare_tokens(*pairs)
+    monkeypatch.setattr(predictor, "_batches", lambda items: [items])
+    together = predictor.view(tokens, times)
+    ratings, descriptions = predictor.rate(together), predictor.describe_viewed(together)
+    assert [one.score for one in ratings] == pytest.approx([one.score for one in singly[0]], abs=1e-4)
+    assert [one.text for one in descriptions] == [one.text for one in singly[1]]
+    for one, other in zip(predictor.compare_tokens(*pairs), singly[2], strict=True):
+        assert one.probability_a_better == pytest.approx(other.probability_a_better, abs=1e-4)
+
+
+def test_the_order_of_segments_changes_no_answer(predictor, viewed):
+    tokens = np.concatenate([one.tokens_NLD[:1] for one in viewed])
+    times = SegmentTimes(np.arange(5.0), np.arange(1.0, 6), np.ones(5, bool))
+    order = [3, 0, 4, 2, 1]
+    (forth,), (mixed,) = predictor.view([tokens], [times]), predictor.view([tokens[order]], [times])
+    before, after = predictor.rate([forth])[0], predictor.rate([mixed])[0]
+    assert before.score == pytest.approx(after.score, abs=1e-5)
+    assert [before.segment_score[place] for place in order] == pytest.approx(list(after.segment_score), abs=1e-5)
+    assert forth.tokens.tokens_NLD.tobytes() == mixed.tokens.tokens_NLD.tobytes()
+    (one,), (other,) = predictor.describe_viewed([forth]), predictor.describe_viewed([mixed])
+    assert one.text.split(" The ")[0] == other.text.split(" The ")[0]
+    assert [d.probability for d in one.distortions] == pytest.approx([d.probability for d in other.distortions])
+
+
+def test_segments_without_a_picture_do_not_count(predictor, viewed):
+    one = viewed[0]
+    tokens = np.concatenate([one.tokens_NLD, viewed[1].tokens_NLD[:1]])
+    count = len(tokens)
+    has_picture = np.arange(count) < count - 1
+    times = SegmentTimes(np.arange(float(count)), np.arange(1.0, count + 1), has_picture)
+    without = SegmentTimes(times.start_s[:-1], times.end_s[:-1], has_picture[:-1])
+    (rating,), (expected,) = (
+        predictor.rate(predictor.view([its], [when])) for its, when in ((tokens, times), (one.tokens_NLD, without))
+    )
+    assert rating.segment_score[-1] is None
+    assert rating.score == pytest.approx(expected.score, abs=1e-5)
+
+
+def test_frozen_time_lowers_the_score(predictor, viewed):
+    one = viewed[0]
+    end_s = float(one.times.end_s[-1])
+    frozen = replace(one.times, events=(Event("freeze", end_s / 2, end_s),))
+    before, after = predictor.rate([one])[0], predictor.rate([replace(one, times=frozen)])[0]
+    assert after.score == pytest.approx(1 + (before.score - 1) / 2)
+    assert "The picture freezes from" in predictor.describe_viewed([replace(one, times=frozen)])[0].text
+
+
+def test_segments_of_two_videos_are_matched_from_the_worst_to_the_best():
+    a, b = matched(np.arange(2.0)[:, None, None], np.arange(4.0)[:, None, None])
+    assert a.ravel().tolist() == [0, 0, 1, 1] and b.ravel().tolist() == [0, 1, 2, 3]
+
+
+def test_comparison_is_antisymmetric(predictor, viewed):
+    tokens = [one.tokens for one in viewed]
     forth = predictor.compare_tokens(tokens, tokens[1:] + tokens[:1])
     back = predictor.compare_tokens(tokens[1:] + tokens[:1], tokens)
     for ahead, behind in zip(forth, back, strict=True):
@@ -70,12 +134,6 @@ def test_comparison_is_antisymmetric(predictor, tokens):
         assert 0 <= ahead.order_gap <= 1
     (itself,) = predictor.compare_tokens(tokens[:1], tokens[:1])
     assert itself.probability_a_better == 0.5
-
-
-def test_kept_tokens_give_the_same_answers(predictor, tokens):
-    kept = [VisualTokens(one.tokens_NLD.copy(), one.segment_start_s.copy()) for one in tokens]
-    assert predictor.rate(kept) == predictor.rate(tokens)
-    assert predictor.compare_tokens(kept[:1], kept[1:2]) == predictor.compare_tokens(tokens[:1], tokens[1:2])
 
 
 def test_bundled_model_orders_rate_ladders_of_unseen_scenes(predictor, ladders):

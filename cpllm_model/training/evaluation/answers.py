@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpllm_model.errors import VideoError
-from cpllm_model.predictor import Comparison, Description, QualityPredictor, Rating, VisualTokens
+from cpllm_model.predictor import Comparison, Description, QualityPredictor, Rating, ViewedVideo
 from cpllm_model.training.data.manifests import LabelledVideo
 
 #: Labels that differ by no more are not asked to be told apart, MOS units.
@@ -167,10 +167,10 @@ def answer(predictor: QualityPredictor, videos: list[LabelledVideo], report: Cal
     kept = {index for pair in chosen for index in pair} | set(sample)
     kept |= {index for index, video in enumerate(videos) if versions[video.content_id] > 1}
     outcomes: list[Answer | VideoError] = []
-    tokens: dict[int, VisualTokens] = {}
+    tokens: dict[int, ViewedVideo] = {}
     for index, (video, seen) in enumerate(zip(videos, predictor.look([v.file for v in videos]), strict=True)):
         outcomes.append(_ask(predictor, video, seen))
-        if index in kept and isinstance(seen, VisualTokens) and isinstance(outcomes[-1], Answer):
+        if index in kept and isinstance(seen, ViewedVideo) and isinstance(outcomes[-1], Answer):
             tokens[index] = seen
         if (index + 1) % REPORT_EVERY == 0 or index + 1 == len(videos):
             report(f"{index + 1}/{len(videos)} videos")
@@ -181,7 +181,7 @@ def answer(predictor: QualityPredictor, videos: list[LabelledVideo], report: Cal
             first, second = outcomes[a], outcomes[b]
             if isinstance(first, Answer) and isinstance(second, Answer):
                 try:
-                    said = predictor.compare_tokens([tokens[a]], [tokens[b]])[0]
+                    said = predictor.compare_tokens([tokens[a].tokens], [tokens[b].tokens])[0]
                     compared.append(ComparedPair(first, second, said))
                 except VideoError as error:
                     report(f"not compared: {error}")
@@ -254,7 +254,7 @@ def _ordered_versions(videos: Sequence[LabelledVideo]) -> np.ndarray:
 
 
 def _swap(
-    predictor: QualityPredictor, sample: Sequence[tuple[Answer, VisualTokens]], report: Callable[[str], None]
+    predictor: QualityPredictor, sample: Sequence[tuple[Answer, ViewedVideo]], report: Callable[[str], None]
 ) -> list[Swapped]:
     """Score each video with the context tokens, and with the pixel tokens, of the next one of another content."""
     layout = predictor.processor.layout
@@ -278,19 +278,19 @@ def _swap(
             ):
                 mixed_NLD = seen.tokens_NLD.copy()
                 mixed_NLD[:, slots] = its.tokens_NLD[:, slots]
-                mixed = VisualTokens(mixed_NLD, seen.segment_start_s)
-                found.append(predictor.rate([mixed])[0].score if there else float("nan"))
+                mixed = predictor.view([mixed_NLD], [seen.times])
+                found.append(predictor.rate(mixed)[0].score if there else float("nan"))
             swaps.append(Swapped(own, other, *found))
         except VideoError as error:
             report(f"not swapped: {error}")
     return swaps
 
 
-def _ask(predictor: QualityPredictor, video: LabelledVideo, seen: VisualTokens | VideoError) -> Answer | VideoError:
+def _ask(predictor: QualityPredictor, video: LabelledVideo, seen: ViewedVideo | VideoError) -> Answer | VideoError:
     if isinstance(seen, VideoError):
         return seen
     try:
-        return Answer(video, predictor.rate([seen])[0], predictor.describe_tokens([seen])[0])
+        return Answer(video, predictor.rate([seen])[0], predictor.describe_viewed([seen])[0])
     except VideoError as error:
         return error
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from cpllm_model.errors import SourceReadError, VideoError
 from cpllm_model.metrics import Bootstrap
-from cpllm_model.predictor import Description, QualityPredictor, Rating, VisualTokens
+from cpllm_model.predictor import Description, QualityPredictor, Rating, ViewedVideo
 from cpllm_model.training.data import encode
 from cpllm_model.training.data.distortions import MEZZANINE_CRF
 from cpllm_model.training.evaluation.columns import means
@@ -173,9 +173,9 @@ def _store(version: Version, path: Path) -> None:
     encode.encode_planes(version.planes_TJW, path, version.fps, version.codec, version.quality, **options)
 
 
-def _said(predictor: QualityPredictor, version: str, seen: VisualTokens) -> Said | VideoError:
+def _said(predictor: QualityPredictor, version: str, seen: ViewedVideo) -> Said | VideoError:
     try:
-        return Said(version, predictor.rate([seen])[0], predictor.describe_tokens([seen])[0])
+        return Said(version, predictor.rate([seen])[0], predictor.describe_viewed([seen])[0])
     except VideoError as error:
         return error
 

@@ -47,6 +47,8 @@ from cpllm_model.training.recipe.validation import figures, predict
 
 #: Clips whose statistics give the mean and spread that standardise them.
 STANDARDISING_CLIPS = 2000
+#: Clips that frozen encoders see at once.
+FROZEN_BATCH = 16
 #: A statistic that never varies in the data at hand is left as it is.
 LEAST_STD = 1e-3
 Report = Callable[[str], None]
@@ -180,41 +182,48 @@ class StageRun:
         return figures([clip.video for clip in self.held_out], scores, probabilities)
 
     def _see_frozen(self, clips: Sequence[Clip]) -> FrozenViews:
-        """Run the frozen encoders over every view of every clip."""
+        """Run the frozen encoders over every segment of every clip, each through one of its views.
+
+        Views take turns, so that still pictures are seen standing and panned.
+        """
         context, pixels = not self.objective.context, not self.objective.pixels
         if not (context or pixels):
             return FrozenViews()
-        segments, views = self.cache.segments, self.cache.views if pixels else 1
-        seen: dict[str, np.ndarray] = {}
-        self.model.eval()
-        dataset = ClipDataset(clips, self.cache, context=context, pixels=pixels)
         draws = [
-            Draw(index, tuple(range(n)), (view,) * n, None, self.cache.sampling.fragment_grid)
+            Draw(index, segments, tuple((index + n) % self.cache.views for n in segments), None, grid)
             for index, clip in enumerate(clips)
-            for view in range(views)
-            for n in [segment_count(clip)]
+            for segments, grid in [(tuple(range(segment_count(clip))), self.cache.sampling.fragment_grid)]
         ]
-        device = _device()
+        device, seen = _device(), {}
+        self.model.eval()
         self.model.to(device)  # pyright: ignore[reportArgumentType] (transformers wraps nn.Module.to)
         loader = DataLoader(
-            dataset, batch_sampler=[[d] for d in draws], collate_fn=_first, num_workers=self.config.workers
+            ClipDataset(clips, self.cache, context=context, pixels=pixels),
+            batch_sampler=[draws[at : at + FROZEN_BATCH] for at in range(0, len(draws), FROZEN_BATCH)],
+            collate_fn=list,
+            num_workers=self.config.workers,
         )  # pyright: ignore[reportArgumentType]
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.stage.bf16):
-            for draw, arrays in loader:
-                view, inputs = draw.views[0], {k: torch.from_numpy(v).to(device) for k, v in arrays.items()}
-                if context and view == 0:
+            for batch in loader:
+                inputs = {
+                    name: torch.from_numpy(np.concatenate([arrays[name] for _, arrays in batch])).to(device)
+                    for name in batch[0][1]
+                    if name != "brightness_detail"
+                }
+                hidden: dict[str, torch.Tensor] = {}
+                if context:
                     frames = inputs["context"].flatten(0, 1)
-                    hidden = self.model.see_context(self.processor.context_values(frames))
-                    hidden = hidden.unflatten(0, (len(draw.segments), -1)).half().cpu().numpy()
-                    kept = seen.setdefault("context", np.zeros((len(clips), segments, *hidden.shape[1:]), np.float16))
-                    kept[draw.clip, : len(hidden)] = hidden
+                    found = self.model.see_context(self.processor.context_values(frames))
+                    hidden["context"] = found.unflatten(0, (len(inputs["context"]), -1))
                 if pixels:
                     bursts = self.processor.pixel_values(inputs["bursts"])
-                    hidden = self.model.see_pixels(bursts, inputs["interval_s"], inputs["statistics"])
-                    hidden = hidden.half().cpu().numpy()
-                    shape = (len(clips), segments, views, *hidden.shape[1:])
-                    kept = seen.setdefault("pixel", np.zeros(shape, np.float16))
-                    kept[draw.clip, : len(hidden), view] = hidden
+                    hidden["pixel"] = self.model.see_pixels(bursts, inputs["interval_s"], inputs["statistics"])
+                for name, found in hidden.items():
+                    shape = (len(clips), self.cache.segments, *found.shape[1:])
+                    kept = seen.setdefault(name, np.zeros(shape, np.float16))
+                    parts = found.half().cpu().split([len(draw.segments) for draw, _ in batch])
+                    for (draw, _), part in zip(batch, parts, strict=True):
+                        kept[draw.clip, : len(part)] = part.numpy()
         return FrozenViews(**seen)
 
     def _arguments(self, seed: int) -> TrainingArguments:
@@ -426,10 +435,6 @@ def _device() -> torch.device:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
-
-
-def _first(read: Sequence[Any]) -> Any:
-    return read[0]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.nn import functional
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pad
 from cpllm_model.network.processing import CPLLMProcessor
+from cpllm_model.pooling import pooled_levels
 from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITIES, level_of, severity_word
 from cpllm_model.training.data.clips import Clip, Draw
 from cpllm_model.training.data.descriptions import SceneFacts, describe, named
@@ -44,6 +45,11 @@ NOMINAL_MOS = 4.2
 SAME_CONTENT_SHARE = 0.75
 #: Width of a probe's head, and how often it does without one of its streams.
 HEAD_WIDTH, STREAM_DROPOUT = 256, 0.15
+#: Weights of a probe's losses of order within a content and of ratings: without them the order, of which every pair
+#: gives a part, outweighs what people said.
+RANK_WEIGHT, MOS_WEIGHT = 0.5, 2.0
+#: Pairs that each clip is compared in.
+PAIRS_A_CLIP = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ class FrozenViews:
 
     Args:
         context: (clips, N, M, R, E).
-        pixel: (clips, N, V, R, E).
+        pixel: (clips, N, R, E), each segment through one of its views.
     """
 
     context: np.ndarray | None = None
@@ -86,7 +92,7 @@ class Collator:
             context = [self.frozen.context[draw.clip, list(draw.segments)] for draw in draws]
             batch["context_hidden"] = torch.from_numpy(np.stack(context))
         if self.frozen.pixel is not None:
-            pixel = [self.frozen.pixel[draw.clip, list(draw.segments), list(draw.views)] for draw in draws]
+            pixel = [self.frozen.pixel[draw.clip, list(draw.segments)] for draw in draws]
             batch["pixel_hidden"] = torch.from_numpy(np.stack(pixel))
         unknown = dict.fromkeys(DISTORTIONS, np.nan)
         severities = [[(video.severities or unknown)[name] for name in DISTORTIONS] for video in videos]
@@ -167,9 +173,9 @@ def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
         others = peers & rated & (content != content[index]) if rated[index] else np.zeros_like(peers)
         if same.any() and (not others.any() or rng.random() < SAME_CONTENT_SHARE):
             others = same
-        if others.any():
-            pair = [int(index), int(rng.choice(np.flatnonzero(others)))]
-            pairs.append(pair if rng.random() < 0.5 else pair[::-1])
+        peers = np.flatnonzero(others)
+        for peer in rng.permutation(peers)[:PAIRS_A_CLIP].tolist():
+            pairs.append([int(index), peer] if rng.random() < 0.5 else [peer, int(index)])
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
@@ -241,9 +247,9 @@ class Probe(Objective):
         predicted, severity, presence = self._predicted(batch)
         rated, ordered, known = ~mos.isnan(), ~order.isnan(), ~severities.isnan()
         same = batch["content"][:, None] == batch["content"][None]
-        parts = {"rank": rank_loss(predicted[ordered], order[ordered], same[ordered][:, ordered])}
+        parts = {"rank": RANK_WEIGHT * rank_loss(predicted[ordered], order[ordered], same[ordered][:, ordered])}
         if rated.any():
-            parts["mos"] = functional.huber_loss(predicted[rated], mos[rated], delta=0.5)
+            parts["mos"] = MOS_WEIGHT * functional.huber_loss(predicted[rated], mos[rated], delta=0.5)
             parts["linearity"] = linearity_loss(predicted[rated], mos[rated])
         if known.any():
             there = (severities[known] >= NAMED_FROM).float()
@@ -307,27 +313,34 @@ class TaskObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Give the parts of the loss and their weighted sum."""
-        visual_XLD = self._look(batch)
+        visual_XNLD = self._look(batch)
         tasks, parts = self.tasks, {}
         if tasks.score or tasks.distortions:
-            parts |= self._rating_losses(batch, visual_XLD)
+            parts |= self._rating_losses(batch, visual_XNLD)
         if tasks.description and batch["texts"]:
-            parts["description"] = tasks.description * self._text_loss(batch["texts"], visual_XLD)
+            parts["description"] = tasks.description * self._text_loss(batch["texts"], visual_XNLD)
         if tasks.comparison and len(batch["pairs"]):
-            parts["comparison"] = tasks.comparison * self._comparison_loss(batch, visual_XLD)
-        total = torch.stack(list(parts.values())).sum() if parts else visual_XLD.sum() * 0
+            parts["comparison"] = tasks.comparison * self._comparison_loss(batch, visual_XNLD)
+        total = torch.stack(list(parts.values())).sum() if parts else visual_XNLD.sum() * 0
         return {"loss": total, **parts}
 
     def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Give the predicted mos (X,), its spread, and the probability (X, K) that each distortion is there."""
+        """Give the predicted mos (X,), its spread, and the probability (X, K) that each distortion is there.
+
+        Segments are taken together as at inference: pooled levels, and of each distortion what any shows.
+        """
         levels, *others = self._ratings(self._look(batch))
-        severities, score = others[: len(DISTORTIONS)], _expected(levels, 1)
-        away = torch.arange(1, len(LEVELS) + 1, device=score.device) - score[:, None]
-        std = (levels.softmax(-1) * away.square()).sum(-1).sqrt()
-        return score, std, torch.stack([1 - logits.softmax(-1)[:, 0] for logits in severities], 1)
+        levels_XNA = levels.softmax(-1).double().cpu().numpy()
+        pooled = [pooled_levels(levels_NA, np.ones(len(levels_NA))) for levels_NA in levels_XNA]
+        levels_XA = torch.from_numpy(np.stack(pooled))
+        weights = torch.arange(1, len(LEVELS) + 1)
+        score = (levels_XA * weights).sum(-1)
+        std = (levels_XA * (weights - score[:, None]).square()).sum(-1).sqrt()
+        there = [1 - logits.softmax(-1)[..., 0].amin(1) for logits in others[: len(DISTORTIONS)]]
+        return score, std, torch.stack(there, 1)
 
     def _look(self, batch: Batch) -> torch.Tensor:
-        """Give the visual tokens (X, N * L, D)."""
+        """Give the visual tokens (X, N, L, D)."""
         clips, segments = batch["statistics"].shape[:2]
         if "context_hidden" in batch:
             context = batch["context_hidden"].flatten(0, 2).to(self.model.markers.weight.dtype)
@@ -338,66 +351,83 @@ class TaskObjective(Objective):
         else:
             bursts = self.processor.pixel_values(batch["bursts"].flatten(0, 1))
             pixel = self.model.see_pixels(bursts, batch["interval_s"].flatten(), batch["statistics"].flatten(0, 1))
-        tokens = self.model.project(context, pixel)
-        return tokens.reshape(clips, segments * tokens.shape[1], -1)
+        return self.model.project(context, pixel).unflatten(0, (clips, segments))
 
-    def _segments(self, visual_XLD: torch.Tensor) -> int:
-        return visual_XLD.shape[1] // self.model.config.tokens_per_segment
+    def _ratings(self, visual_XNLD: torch.Tensor) -> list[torch.Tensor]:
+        """Give the logits (X, N, answers) of each question about each segment."""
+        sequence, places = self.processor.rating_ids()
+        clips, segments = visual_XNLD.shape[:2]
+        count, answers = clips * segments, self.processor.rating_answer_ids
+        found = self.model.answer_logits([sequence] * count, visual_XNLD.flatten(0, 2), [places] * count, answers)
+        return [logits.unflatten(0, (clips, segments)) for logits in found]
 
-    def _ratings(self, visual_XLD: torch.Tensor) -> list[torch.Tensor]:
-        sequence, places = self.processor.rating_ids(self._segments(visual_XLD))
-        count, answers = len(visual_XLD), self.processor.rating_answer_ids
-        return self.model.answer_logits([sequence] * count, visual_XLD.flatten(0, 1), [places] * count, answers)
-
-    def _rating_losses(self, batch: Batch, visual_XLD: torch.Tensor) -> dict[str, torch.Tensor]:
-        levels, *others = self._ratings(visual_XLD)
+    def _rating_losses(self, batch: Batch, visual_XNLD: torch.Tensor) -> dict[str, torch.Tensor]:
+        levels, *others = self._ratings(visual_XNLD)
         severity_logits, scene_logits = others[: len(DISTORTIONS)], others[len(DISTORTIONS) :]
         mos, order, severities, scene = batch["mos"], batch["order"], batch["severities"], batch["scene"]
         rated, ordered, parts = ~mos.isnan(), ~order.isnan(), {}
         if self.tasks.score:
-            scores = _expected(levels, 1)
+            scores = _expected(levels, 1).mean(1)
             same = (batch["content"][:, None] == batch["content"][None])[ordered][:, ordered]
             found = {"rank": rank_loss(scores[ordered], order[ordered], same)}
             if rated.any():
-                wanted = soft_labels(mos[rated], 1, len(LEVELS))
+                wanted = soft_labels(mos[rated], 1, len(LEVELS))[:, None]
                 found["level"] = soft_cross_entropy(levels[rated], wanted).mean()
                 found["linearity"] = linearity_loss(scores[rated], mos[rated])
             parts |= {name: self.tasks.score * value for name, value in found.items()}
         known = ~severities.isnan()
         if self.tasks.distortions and known.any():
-            logits = torch.stack(severity_logits, 1)[known]
-            wanted = soft_labels(severities[known], 0, len(SEVERITIES))
             # The mean is over clips and distortions; most are absent, and each must still be learned.
-            parts["severity"] = self.tasks.distortions * 2 * soft_cross_entropy(logits, wanted).mean()
+            lost = _severity_loss(torch.stack(severity_logits, 2), severities)
+            parts["severity"] = self.tasks.distortions * 2 * lost[known].mean()
         if self.tasks.scene and (scene >= 0).any():
             lost = [
-                functional.cross_entropy(logits[facts >= 0], facts[facts >= 0])
+                functional.cross_entropy(
+                    logits[facts >= 0].flatten(0, 1), facts[facts >= 0].repeat_interleave(logits.shape[1])
+                )
                 for logits, facts in zip(scene_logits, scene.T, strict=True)
                 if (facts >= 0).any()
             ]
             parts["scene"] = self.tasks.scene * torch.stack(lost).mean()
         return parts
 
-    def _text_loss(self, texts: list[tuple[int, list[int], list[int]]], visual_XLD: torch.Tensor) -> torch.Tensor:
-        ids, mask = pad([question + answer for _, question, answer in texts], visual_XLD.device)
-        targets, _ = pad([[IGNORED_LABEL] * len(q) + answer for _, q, answer in texts], visual_XLD.device)
-        visual = visual_XLD[[index for index, _, _ in texts]].flatten(0, 1)
+    def _text_loss(self, texts: list[tuple[int, list[int], list[int]]], visual_XNLD: torch.Tensor) -> torch.Tensor:
+        ids, mask = pad([question + answer for _, question, answer in texts], visual_XNLD.device)
+        targets, _ = pad([[IGNORED_LABEL] * len(q) + answer for _, q, answer in texts], visual_XNLD.device)
+        visual = visual_XNLD[[index for index, _, _ in texts]].flatten(0, 2)
         return self.model(ids, visual, mask, targets.masked_fill(mask == 0, IGNORED_LABEL)).loss
 
-    def _comparison_loss(self, batch: Batch, visual_XLD: torch.Tensor) -> torch.Tensor:
+    def _comparison_loss(self, batch: Batch, visual_XNLD: torch.Tensor) -> torch.Tensor:
+        """Compare segment with segment, as at inference; a pair's answer is the mean of these."""
         first, second = batch["pairs"].T
         wanted = preference(batch["order"][first], batch["order"][second])
-        visual = torch.stack([visual_XLD[first], visual_XLD[second]], 1).flatten(0, 2)
-        sequence = self.processor.compare_ids(self._segments(visual_XLD), self._segments(visual_XLD))
-        count = len(first)
+        visual = torch.stack([visual_XNLD[first], visual_XNLD[second]], 2)
+        pairs, segments = visual.shape[:2]
+        sequence = self.processor.compare_ids(1, 1)
+        count = pairs * segments
         logits = self.model.answer_logits(
-            [sequence] * count, visual, [[len(sequence) - 1]] * count, [self.processor.order_ids]
+            [sequence] * count, visual.flatten(0, 3), [[len(sequence) - 1]] * count, [self.processor.order_ids]
         )[0]
+        logits = logits.unflatten(0, (pairs, segments)).mean(1)
         return soft_cross_entropy(logits, torch.stack([wanted, 1 - wanted], 1)).mean()
 
 
+def _severity_loss(logits_XNKA: torch.Tensor, severities_XK: torch.Tensor) -> torch.Tensor:
+    """Give the loss (X, K) of severities that a clip has somewhere.
+
+    What is absent is absent in every segment; of what is there, the segment that shows it most answers, since the
+    others may not show it.
+    """
+    # What is not known is masked by the caller, but its gradient must be finite, too.
+    wanted = soft_labels(severities_XK.nan_to_num().flatten(), 0, len(SEVERITIES)).unflatten(0, severities_XK.shape)
+    lost_XNK = soft_cross_entropy(logits_XNKA, wanted[:, None])
+    most = _expected(logits_XNKA.detach(), 0).argmax(1, keepdim=True)
+    shown = lost_XNK.gather(1, most)[:, 0]
+    return torch.where(severities_XK > 0, shown, lost_XNK.mean(1))
+
+
 def _expected(logits: torch.Tensor, lowest: float) -> torch.Tensor:
-    """Give the mean answer (X,) of logits (X, A), answers being one apart from `lowest` on."""
+    """Give the mean answer (...,) of logits (..., A), answers being one apart from `lowest` on."""
     # Not a matrix product: autocast would round it to bfloat16.
-    answers = torch.arange(logits.shape[1], device=logits.device) + lowest
+    answers = torch.arange(logits.shape[-1], device=logits.device) + lowest
     return (logits.softmax(-1) * answers).sum(-1)

@@ -61,6 +61,8 @@ def samples(settings):
         damaged_frames=0,
         segment_start_s=np.array([0.0, 1.0]),
         segment_end_s=np.array([1.0, 2.0]),
+        segment_has_picture=np.ones(2, bool),
+        events=(),
         burst_interval_s=np.array([0.04, 0.04]),
         context_NMCHW=rng.integers(0, 256, (2, settings.context_frames, 3, side, side), np.uint8),
         bursts_NTCHW=rng.integers(16, 236, (2, settings.burst_frames, 3, mosaic, mosaic), np.uint8),
@@ -82,11 +84,11 @@ def test_parts_keep_their_weights_and_answer_together(parts, tmp_path, context, 
     ours = predictor.model.context_encoder.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
-    tokens = predictor.encode([samples(predictor.sampling)])
-    (rating,), (description,) = predictor.rate(tokens), predictor.describe_tokens(tokens)
+    viewed = predictor.encode([samples(predictor.sampling)])
+    (rating,), (description,) = predictor.rate(viewed), predictor.describe_viewed(viewed)
     assert 1 <= rating.score <= 5 and len(rating.segment_score) == 2
     assert isinstance(description.text, str) and description.distortions
-    assert 0 <= predictor.compare_tokens(tokens, tokens)[0].probability_a_better <= 1
+    assert 0 <= predictor.compare_tokens([viewed[0].tokens], [viewed[0].tokens])[0].probability_a_better <= 1
 
 
 def test_what_cannot_be_assembled_is_said(parts, tmp_path):

@@ -44,7 +44,7 @@ def inputs(processor, segments, seed=0):
 def test_a_segment_becomes_the_configured_number_of_tokens(model, processor):
     tokens_NLD = model.encode_segments(**inputs(processor, 3))
     assert tokens_NLD.shape == (3, model.config.tokens_per_segment, model.language_model.config.hidden_size)
-    assert processor.rating_ids(3)[0].count(SLOT) == 3 * model.config.tokens_per_segment
+    assert processor.rating_ids()[0].count(SLOT) == model.config.tokens_per_segment
     assert torch.isfinite(tokens_NLD).all()
 
 
@@ -58,20 +58,27 @@ def test_segments_do_not_see_each_other(model, processor):
 @torch.inference_mode()
 def test_answers_do_not_depend_on_padding(model, processor):
     tokens = model.encode_segments(**inputs(processor, 3)).flatten(0, 1)
-    asked = [processor.rating_ids(1), processor.rating_ids(2)]
-    answers = processor.rating_answer_ids
-    found = model.answer_logits([ids for ids, _ in asked], tokens, [places for _, places in asked], answers)
+    ids, places = processor.rating_ids()
+    longer = processor.compare_ids(1, 1) + ids[-5:]
+    answers = [processor.level_ids]
+    (both,) = model.answer_logits([ids, longer], tokens, [places[:1], places[:1]], answers)
+    (alone,) = model.answer_logits([ids], tokens[: model.config.tokens_per_segment], [places[:1]], answers)
+    torch.testing.assert_close(both[:1], alone)
+
+
+@torch.inference_mode()
+def test_every_question_has_its_answers(model, processor):
+    tokens = model.encode_segments(**inputs(processor, 2)).flatten(0, 1)
+    ids, places = processor.rating_ids()
+    found = model.answer_logits([ids] * 2, tokens, [places] * 2, processor.rating_answer_ids)
     counts = [len(LEVELS), *[len(SEVERITIES)] * len(DISTORTIONS), *map(len, SCENE_FACTS.values())]
     assert [one.shape for one in found] == [(2, count) for count in counts]
-    alone = model.answer_logits([asked[0][0]], tokens[: model.config.tokens_per_segment], [asked[0][1]], answers)
-    for both, one in zip(found, alone, strict=True):
-        torch.testing.assert_close(both[:1], one)
 
 
 @torch.inference_mode()
 def test_no_answer_depends_on_a_question_after_it(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    ids, places = processor.rating_ids(1)
+    ids, places = processor.rating_ids()
     whole = model.answer_logits([ids], tokens, [places[:1]], [processor.level_ids])[0]
     cut = model.answer_logits([ids[: places[0] + 1]], tokens, [places[:1]], [processor.level_ids])[0]
     torch.testing.assert_close(whole, cut)
@@ -80,7 +87,7 @@ def test_no_answer_depends_on_a_question_after_it(model, processor):
 @torch.inference_mode()
 def test_the_whole_and_the_short_way_to_an_answer_agree(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    sequence, places = processor.rating_ids(1)
+    sequence, places = processor.rating_ids()
     ids = torch.tensor([sequence])
     whole = model(ids, tokens, torch.ones_like(ids)).logits[0, places[0], processor.level_ids]
     short = model.answer_logits([sequence], tokens, [places[:1]], [processor.level_ids])[0][0]
@@ -88,7 +95,7 @@ def test_the_whole_and_the_short_way_to_an_answer_agree(model, processor):
 
 
 def test_a_wrong_number_of_visual_tokens_fails_loudly(model, processor):
-    sequence, places = processor.rating_ids(1)
+    sequence, places = processor.rating_ids()
     with pytest.raises(ValueError, match="10 visual tokens for 21 slots"):
         model.answer_logits([sequence], torch.zeros(10, 160), [places[:1]], [processor.level_ids])
 
@@ -139,12 +146,23 @@ def test_saving_and_loading_keeps_every_bit(model, processor, tmp_path):
 @torch.inference_mode()
 def test_greedy_text_is_the_same_every_time(model, processor):
     tokens = model.encode_segments(**inputs(processor, 1)).flatten(0, 1)
-    texts = [model.write(processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, []) for _ in range(2)]
+    question = processor.describe_ids(1, "good", {}, {})
+    texts = [model.write([question], tokens, processor.eos_id, [[]])[0] for _ in range(2)]
     assert texts[0] == texts[1] and 0 < len(texts[0]) <= model.config.max_description_tokens
-    forbidden = [texts[0][0]]
-    assert texts[0][0] not in model.write(
-        processor.describe_ids(1, "good", {}, {}), tokens, processor.eos_id, forbidden
-    )
+    assert texts[0][0] not in model.write([question], tokens, processor.eos_id, [[texts[0][0]]])[0]
+
+
+@torch.inference_mode()
+def test_texts_of_a_batch_are_those_written_one_by_one(model, processor):
+    tokens = model.encode_segments(**inputs(processor, 3))
+    asked = [
+        (processor.describe_ids(1, "good", {}, {}), tokens[:1], []),
+        (processor.describe_ids(2, "poor", {"blur": "severe", "noise": "slight"}, {"light": "dark"}), tokens[1:], [7]),
+    ]
+    questions, seen, forbidden = zip(*asked, strict=True)
+    together = model.write([*questions], torch.cat(seen).flatten(0, 1), processor.eos_id, [*forbidden])
+    singly = [model.write([one], its.flatten(0, 1), processor.eos_id, [never])[0] for one, its, never in asked]
+    assert together == singly
 
 
 @pytest.mark.parametrize("size", ["base", "large"])

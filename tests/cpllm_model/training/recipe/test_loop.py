@@ -103,7 +103,7 @@ def test_a_run_gives_a_model_that_answers(trained, ladders):
     (tokens,) = predictor.look(ladders[0][:1])
     assert not isinstance(tokens, Exception)
     assert 1 <= predictor.rate([tokens])[0].score <= 5
-    assert {one.name for one in predictor.describe_tokens([tokens])[0].distortions} == set(DISTORTIONS)
+    assert {one.name for one in predictor.describe_viewed([tokens])[0].distortions} == set(DISTORTIONS)
     assert set(predictor.model.config.naming_thresholds) == set(DISTORTIONS)
     assert [step for _, step, _ in losses(config.out)] == [1, 2, 3, 4] * 2
     assert list((config.out / "tensorboard").rglob("events*"))
