@@ -61,6 +61,7 @@ def samples(settings):
         damaged_frames=0,
         segment_start_s=np.array([0.0, 1.0]),
         segment_end_s=np.array([1.0, 2.0]),
+        segment_has_picture=np.array([True, True]),
         burst_interval_s=np.array([0.04, 0.04]),
         context_NMCHW=rng.integers(0, 256, (2, settings.context_frames, 3, side, side), np.uint8),
         bursts_NTCHW=rng.integers(16, 236, (2, settings.burst_frames, 3, mosaic, mosaic), np.uint8),
