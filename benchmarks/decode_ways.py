@@ -53,7 +53,7 @@ class Way:
 
 def runs(frames: int) -> Iterator[tuple[int, int]]:
     """Give (first frame, number of frames) of what is looked at, in order: the plan, had it no eye for key frames."""
-    segments = SETTINGS.segments
+    segments = SETTINGS.most_looks
     for segment in range(segments):
         start, stop = segment * frames // segments, (segment + 1) * frames // segments
         yield start + (stop - start) // 4, 1

@@ -122,12 +122,13 @@ def operations(call: Callable[[], Any]) -> int:
 def video(predictor: QualityPredictor, seed: int) -> VideoSamples:
     """Give samples of random codes."""
     rng, settings = np.random.default_rng(seed), predictor.sampling
-    n, side, mosaic = settings.segments, settings.context_size_px, settings.mosaic_px
+    n, side, mosaic = settings.most_looks, settings.context_size_px, settings.mosaic_px
     info = VideoInfo(10.0, 1920, 1080, 30.0, "h264", "yuv420p", 0, None, 300)
-    starts = np.arange(n) * 10.0 / n
     context = rng.integers(0, 256, (n, settings.context_frames, 3, side, side), np.uint8)
     bursts = rng.integers(16, 236, (n, settings.burst_frames, 3, mosaic, mosaic), np.uint8)
-    return VideoSamples(info, "keyframe", 0, starts, starts + 10.0 / n, np.full(n, 1 / 30), context, bursts)
+    edges_s = np.linspace(0.0, 10.0, n + 1)
+    times = (edges_s[:-1], edges_s[1:], np.ones(n, bool), np.full(n, 1 / 30))
+    return VideoSamples(info, "keyframe", 0, *times, context, bursts)
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -102,6 +102,12 @@ class TooShortError(VideoError):
     error_type = "too_short"
 
 
+class NoPictureError(VideoError):
+    """Wherever the video was looked at, it shows black, one flat colour or test bars: there is no picture to rate."""
+
+    error_type = "no_picture"
+
+
 class TooSmallError(VideoError):
     """A frame is smaller than one native-resolution fragment."""
 

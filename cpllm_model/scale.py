@@ -1,4 +1,4 @@
-"""The words and numbers of an answer, defined once: quality levels, severities, distortion names, scene facts.
+"""The words and numbers of an answer, defined once: quality levels, severities, names of distortions and events.
 
 Levels are ITU-T P.910 absolute category rating (ACR): 1 bad to 5 excellent, higher is better.
 """
@@ -25,6 +25,21 @@ SCENE_FACTS: dict[str, tuple[str, ...]] = {
     "detail": ("plain", "moderate", "rich"),
     "motion": ("still", "gentle", "fast"),
     "kind": ("camera", "screen", "animation"),
+}
+
+#: What is measured of a video beside its quality, by thresholds (`decoding/events.py`), and what each kind means.
+EVENTS: dict[str, str] = {
+    "freeze": "The picture stands still while the video moves before or after.",
+    "black": "The picture is black.",
+    "flat": "The picture is one flat colour.",
+    "bars": "The picture is colour bars of a test signal.",
+    "credits": "The picture is writing on an almost flat ground.",
+    "fade": "The picture fades in or out.",
+    "combing": "Lines of two moments of time stand interleaved in one frame.",
+    "flicker": "The brightness jumps up and down from frame to frame.",
+    "gap": "There are no frames for a time.",
+    "repeat": "Frames are shown repeatedly in a pattern, as 25 frames a second in 50.",
+    "damage": "The stretch is cut off or does not decode.",
 }
 
 

@@ -120,6 +120,7 @@ def decode_picture(source: VideoSource, codec: str, settings: SamplingSettings) 
         damaged_frames=0,
         segment_start_s=np.array([0.0]),
         segment_end_s=np.array([duration_s]),
+        segment_has_picture=np.array([True]),
         burst_interval_s=np.array([FRAME_INTERVAL_S]),
         context_NMCHW=np.array([[context_3SS] * settings.context_frames]),
         bursts_NTCHW=np.array([[mosaic_3MM] * settings.burst_frames]),

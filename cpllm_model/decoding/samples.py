@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from safetensors.numpy import load, save
 
+from cpllm_model.decoding.events import Event
 from cpllm_model.decoding.sampling import SamplingSettings
 
 #: Accepted formats, by libav's names of their demuxers, and the endings of their files. Each reads one file and
@@ -141,11 +142,14 @@ class VideoSamples:
         damaged_frames: packets on the way that would not decode, frames shown that the decoder patched or left
             out, frames before the first that decodes, and frames declared and not there. What it gave is kept:
             it is what a viewer sees.
-        segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time.
+        segment_start_s, segment_end_s: float64 (N,), half-open intervals of presentation time; in order, and without
+            a gap from 0 to the end of the video. They need not be equally long.
+        segment_has_picture: bool (N,), False where a segment shows black, a flat colour, bars or credits.
         burst_interval_s: float64 (N,), mean time from frame to frame of each burst, finite and positive.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
         bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at
             native resolution, chroma repeated to 4:4:4.
+        events: at most MAX_EVENTS, in order of their start.
     """
 
     info: VideoInfo
@@ -153,14 +157,21 @@ class VideoSamples:
     damaged_frames: int
     segment_start_s: np.ndarray
     segment_end_s: np.ndarray
+    segment_has_picture: np.ndarray
     burst_interval_s: np.ndarray
     context_NMCHW: np.ndarray
     bursts_NTCHW: np.ndarray
+    events: tuple[Event, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The same as safetensors bytes."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        facts = {"info": asdict(self.info), "plan": self.plan, "damaged_frames": self.damaged_frames}
+        facts = {
+            "info": asdict(self.info),
+            "plan": self.plan,
+            "damaged_frames": self.damaged_frames,
+            "events": [[event.kind, event.start_s, event.end_s, event.share] for event in self.events],
+        }
         return save(arrays, metadata={"video": json.dumps(facts)})
 
     @classmethod
@@ -181,7 +192,8 @@ class VideoSamples:
             if set(arrays) != set(_ARRAYS):
                 raise ValueError(f"arrays {sorted(arrays)}")
             info = video_info_from_dict(facts["info"])
-            samples = cls(info, str(facts["plan"]), int(facts["damaged_frames"]), **arrays)
+            events = _events_from_lists(facts["events"])
+            samples = cls(info, str(facts["plan"]), int(facts["damaged_frames"]), **arrays, events=events)
         except Exception as error:  # whatever the bytes provoke, they are no samples
             raise ValueError(f"not video samples: {error}") from error
         samples._check(settings)
@@ -193,6 +205,7 @@ class VideoSamples:
         expected = {
             "segment_start_s": (np.float64, (n,)),
             "segment_end_s": (np.float64, (n,)),
+            "segment_has_picture": (np.bool_, (n,)),
             "burst_interval_s": (np.float64, (n,)),
             "context_NMCHW": (np.uint8, (n, settings.context_frames, 3, s, s)),
             "bursts_NTCHW": (np.uint8, (n, settings.burst_frames, 3, m, m)),
@@ -201,21 +214,44 @@ class VideoSamples:
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != shape:
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype.__name__} {shape}")
-        if not 1 <= n <= settings.segments:
-            raise ValueError(f"{n} segments, expected 1 to {settings.segments}")
+        if not 1 <= n <= settings.most_looks:
+            raise ValueError(f"{n} segments, expected 1 to {settings.most_looks}")
         if not 0 <= self.damaged_frames <= _MOST:
             raise ValueError(f"{self.damaged_frames} damaged frames")
         if not (np.isfinite(self.segment_start_s).all() and np.isfinite(self.segment_end_s).all()):
             raise ValueError("segment times are not finite")
+        edges_s = np.append(self.segment_start_s, self.segment_end_s[-1])
+        if edges_s[0] != 0 or (np.diff(edges_s) <= 0).any() or (self.segment_end_s != edges_s[1:]).any():
+            raise ValueError("segments do not cover the video in order and without a gap")
         if not (np.isfinite(self.burst_interval_s) & (self.burst_interval_s > 0)).all():
             raise ValueError(f"burst intervals are {self.burst_interval_s} s")
 
 
+#: Events of a video; of more, the longest are kept.
+MAX_EVENTS = 200
 #: Larger whole numbers fit into no table.
 _MOST = 2**63 - 1
 #: Names that libav gives to codecs and pixel formats.
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_ARRAYS = ("segment_start_s", "segment_end_s", "burst_interval_s", "context_NMCHW", "bursts_NTCHW")
+_ARRAYS = (
+    *("segment_start_s", "segment_end_s", "segment_has_picture", "burst_interval_s"),
+    *("context_NMCHW", "bursts_NTCHW"),
+)
+
+
+def _events_from_lists(rows: object) -> tuple[Event, ...]:
+    """Rebuild events, checking every type.
+
+    Raises:
+        ValueError: they are too many, or one is none.
+    """
+    if not isinstance(rows, list) or len(rows) > MAX_EVENTS:
+        raise ValueError(f"not at most {MAX_EVENTS} events")
+    for row in rows:
+        is_row = isinstance(row, list) and len(row) == 4 and isinstance(row[0], str)
+        if not (is_row and all(type(number) in (int, float) for number in row[1:])):
+            raise ValueError(f"an event is {row!r:.80}")
+    return tuple(Event(kind, float(start_s), float(end_s), float(share)) for kind, start_s, end_s, share in rows)
 
 
 def video_info_from_dict(values: dict) -> VideoInfo:

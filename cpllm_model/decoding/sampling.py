@@ -32,7 +32,8 @@ class SamplingSettings:
     """How much of a video is looked at; part of a model, since its scores depend on it.
 
     Args:
-        segments: time segments at most; short videos have fewer.
+        look_every_s: seconds of video to a look; each look stands for one segment of time.
+        most_looks: looks at most, however long the video is.
         context_frames: whole frames a segment, each resized to a square.
         context_size_px: side of that square.
         burst_frames: consecutive frames a segment, seen through fragments.
@@ -40,7 +41,8 @@ class SamplingSettings:
         fragment_px: side of one fragment, even.
     """
 
-    segments: int
+    look_every_s: float
+    most_looks: int
     context_frames: int
     context_size_px: int
     burst_frames: int
@@ -48,8 +50,10 @@ class SamplingSettings:
     fragment_px: int
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.look_every_s, (int, float)) and 0 < self.look_every_s < math.inf):
+            raise ValueError(f"look_every_s must be a positive number of seconds, got {self.look_every_s!r}")
         for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
+            if name != "look_every_s" and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.fragment_px % 2:
             raise ValueError(f"fragment_px must be even, got {self.fragment_px}")
@@ -58,6 +62,19 @@ class SamplingSettings:
     def mosaic_px(self) -> int:
         """Side of the mosaic of fragments."""
         return self.fragment_grid * self.fragment_px
+
+    def looks(self, duration_s: float, frames: int) -> int:
+        """How many looks a video gets: by its length, up to the budget, each with frames of its own for a burst.
+
+        Args:
+            duration_s: of the video.
+            frames: of the video.
+
+        Returns:
+            1 to `most_looks`; 0 if there are fewer frames than a burst has.
+        """
+        by_length = round(min(duration_s / self.look_every_s, self.most_looks))
+        return min(max(1, by_length), frames // self.burst_frames)
 
 
 def fragment_origins(

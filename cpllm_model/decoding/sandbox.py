@@ -95,7 +95,7 @@ class DecodeSandbox:
         """
         frames_px = settings.context_frames * settings.context_size_px**2
         bursts_px = settings.burst_frames * settings.mosaic_px**2
-        most_bytes = settings.segments * 3 * (frames_px + bursts_px) + _MAX_FACTS_BYTES
+        most_bytes = settings.most_looks * 3 * (frames_px + bursts_px) + _MAX_FACTS_BYTES
         payload = self._ask(file, name, {"task": "decode", "settings": asdict(settings)}, most_bytes)
         try:
             return VideoSamples.from_bytes(payload, settings)

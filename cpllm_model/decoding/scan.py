@@ -120,7 +120,7 @@ class Scan:
         ticks, key_pts = self._ticks(), self._key_pts()
         if ticks is None:
             raise Unreachable("no timestamps that tell one frame from another")
-        segments = segment_count(len(ticks), name, settings)
+        segments = segment_count(self.duration_s(), len(ticks), name, settings)
         period = max(1, int(ticks[-1] - ticks[0]) // max(1, len(ticks) - 1))
         timeline = Timeline(int(ticks[0]), int(ticks[-1]) + period, key_pts, period, ticks)
         numbers = [number for number, key in zip(self.numbers, self.keys, strict=True) if key]
@@ -171,7 +171,7 @@ class Scan:
         frames = len(self.keys)
         return Route(
             Timeline(keys[0], frames, keys, 1, np.arange(frames)),
-            segment_count(frames - keys[0], name, settings),
+            segment_count((frames - keys[0]) / self.fps, frames - keys[0], name, settings),
             frames - keys[0],
             frames / self.fps,
             tick=lambda frame, begun, index: begun + index,
@@ -199,7 +199,7 @@ class Scan:
             raise source.undecodable(f"{frames} of {due} frames decode")
         return Route(
             Timeline(0, frames, [0], 1, np.arange(frames)),
-            segment_count(frames, source.name, settings),
+            segment_count(frames / self.fps, frames, source.name, settings),
             frames,
             self.duration_s(),
             tick=lambda frame, begun, index: index,
@@ -270,12 +270,12 @@ def scan_packets(video: OpenVideo) -> Scan:
     return scan
 
 
-def segment_count(frames: int, name: str, settings: SamplingSettings) -> int:
-    """How many segments a video of so many frames is cut into.
+def segment_count(duration_s: float, frames: int, name: str, settings: SamplingSettings) -> int:
+    """How many segments a video of such a length is cut into.
 
     Raises:
         TooShortError: fewer frames than a burst.
     """
     if frames < settings.burst_frames:
         raise TooShortError(name, f"has {frames} frames, a burst needs {settings.burst_frames}")
-    return min(settings.segments, frames // settings.burst_frames)
+    return settings.looks(duration_s, frames)

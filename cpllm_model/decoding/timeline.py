@@ -98,10 +98,8 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         cause = f"cut off: its last frame lies at byte {last_at} of {size_bytes}"
         raise CorruptVideoError(video.source.name, cause)
     count = (end - start) // period
-    segments = min(settings.segments, count // settings.burst_frames)
-    if not segments or (
-        video.format_name == "matroska" and count < _SURE_BURSTS * settings.segments * settings.burst_frames
-    ):
+    segments = settings.looks(float((end - start) * video.time_base), count)
+    if not segments or (video.format_name == "matroska" and count < _SURE_BURSTS * segments * settings.burst_frames):
         raise Unreachable("too few frames to rely on the index")
     entries = video.stream.index_entries
     ticks = {start}

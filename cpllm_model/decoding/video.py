@@ -162,6 +162,7 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
         + route.skipped_frames,
         segment_start_s=np.array(starts),
         segment_end_s=np.array(ends),
+        segment_has_picture=np.ones(len(starts), bool),
         burst_interval_s=np.array([_interval_s(ticks, route, info.fps) for ticks in sight.burst_ticks]),
         context_NMCHW=sight.context_NMCHW(),
         bursts_NTCHW=np.array(sight.bursts),

@@ -22,7 +22,7 @@ HUB_PARTS = {
 
 #: What decides a score beside the weights: which frames and crops are seen, what is computed of them, what is asked. A
 #: change of any of these takes a new number here; a model of another number is refused rather than misread.
-VERSIONS = {"sampling": 2, "statistics": 2, "prompts": 3}
+VERSIONS = {"sampling": 3, "statistics": 2, "prompts": 3}
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):
@@ -133,8 +133,8 @@ class CPLLMConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, vocab_size: int = 1024) -> CPLLMConfig:
         """Give the size this project trains: a few million parameters, for one CPU core."""
-        sampling = {"segments": 4, "context_frames": 1, "context_size_px": 224, "burst_frames": 8,
-                    "fragment_grid": 3, "fragment_px": 96}  # fmt: skip
+        sampling = {"look_every_s": 2.5, "most_looks": 8, "context_frames": 1, "context_size_px": 224,
+                    "burst_frames": 8, "fragment_grid": 3, "fragment_px": 96}  # fmt: skip
         context, pixel = EfficientNetLiteConfig(), CPLLMPixelConfig()
         text = {"model_type": "qwen3", "vocab_size": vocab_size, "hidden_size": 160, "intermediate_size": 480,
                 "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40,
@@ -183,5 +183,6 @@ def hub_sampling(context_size_px: int, burst_frames: int, mosaic_px: int = 288) 
     The fragment size and the mosaic are FAST-VQA's idea (Wu et al., 2022) at VideoPrism's 288 px.
     """
     fragment_px = 32 if mosaic_px % 32 == 0 else mosaic_px
-    return {"segments": 4, "context_frames": 3, "context_size_px": context_size_px, "burst_frames": burst_frames,
-            "fragment_grid": mosaic_px // fragment_px, "fragment_px": fragment_px}  # fmt: skip
+    return {"look_every_s": 2.5, "most_looks": 8, "context_frames": 3, "context_size_px": context_size_px,
+            "burst_frames": burst_frames, "fragment_grid": mosaic_px // fragment_px,
+            "fragment_px": fragment_px}  # fmt: skip

@@ -37,6 +37,8 @@ from cpllm_model.training.data.manifests import LabelledVideo
 
 _VIDEOS_PER_TASK = 16
 _FORMAT = "3"
+#: Seconds between looks, so few that the number of frames alone limits the looks at a clip.
+_ANY_LENGTH_S = 1e-3
 #: Steps a frame of the views that pan over a still picture; even, since chroma has half the size.
 PAN_PX = (-2, 0, 2)
 
@@ -64,8 +66,9 @@ class CacheSettings:
 
     @property
     def decoding(self) -> SamplingSettings:
-        """The sampling that videos are decoded with."""
-        return replace(self.sampling, segments=self.segments, fragment_px=self.kept_px)
+        """The sampling that videos are decoded with: `segments` looks, or as many as there are bursts of frames."""
+        dense = {"look_every_s": _ANY_LENGTH_S, "most_looks": self.segments}
+        return replace(self.sampling, **dense, fragment_px=self.kept_px)
 
     @property
     def video_bytes(self) -> int:

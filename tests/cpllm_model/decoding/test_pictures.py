@@ -17,7 +17,13 @@ from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.decoding.video import decode, probe
 
 SETTINGS = SamplingSettings(
-    segments=4, context_frames=3, context_size_px=48, burst_frames=5, fragment_grid=2, fragment_px=32
+    look_every_s=0.1,
+    most_looks=4,
+    context_frames=3,
+    context_size_px=48,
+    burst_frames=5,
+    fragment_grid=2,
+    fragment_px=32,
 )
 WIDTH, HEIGHT = 161, 99
 

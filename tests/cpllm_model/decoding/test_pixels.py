@@ -12,7 +12,13 @@ from cpllm_model.decoding.pixels import FrameConverter
 from cpllm_model.decoding.sampling import SamplingSettings
 
 SETTINGS = SamplingSettings(
-    segments=4, context_frames=3, context_size_px=48, burst_frames=5, fragment_grid=2, fragment_px=32
+    look_every_s=0.1,
+    most_looks=4,
+    context_frames=3,
+    context_size_px=48,
+    burst_frames=5,
+    fragment_grid=2,
+    fragment_px=32,
 )
 
 

@@ -27,9 +27,10 @@ grids = st.integers(1, 9)
 seeds = st.one_of(st.none(), st.integers(0, 2**32))
 
 
-def settings(**changed: int) -> SamplingSettings:
+def settings(**changed: float) -> SamplingSettings:
     values = {
-        "segments": 4,
+        "look_every_s": 1.0,
+        "most_looks": 4,
         "context_frames": 3,
         "context_size_px": 48,
         "burst_frames": 6,
@@ -111,7 +112,7 @@ def timelines(draw) -> Timeline:
 @properties
 @given(timeline=timelines(), segments=st.integers(1, 5), context_frames=st.integers(1, 4))
 def test_every_segment_shows_its_own_frames_and_all_it_should(timeline, segments, context_frames):
-    chosen = settings(segments=segments, context_frames=context_frames)
+    chosen = settings(most_looks=segments, context_frames=context_frames)
     bounds = segment_bounds(timeline.start, timeline.end, segments)
     assume(all(timeline.nth_frame(a, chosen.burst_frames - 1) < b for a, b in bounds))
     plan = plan_sampling(timeline, segments, chosen)
@@ -152,7 +153,9 @@ def test_decoding_on_passes_context_frames_for_nothing():
     assert len(last.context_picks) == 3
 
 
-@pytest.mark.parametrize("changed", [{"segments": 0}, {"fragment_px": 31}, {"burst_frames": -1}])
+@pytest.mark.parametrize(
+    "changed", [{"most_looks": 0}, {"look_every_s": 0.0}, {"fragment_px": 31}, {"burst_frames": -1}]
+)
 def test_settings_refuse_nonsense(changed):
     with pytest.raises(ValueError, match=next(iter(changed))):
         settings(**changed)

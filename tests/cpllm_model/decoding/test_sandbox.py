@@ -25,7 +25,13 @@ from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.decoding.sandbox import DecodeSandbox
 
 SETTINGS = SamplingSettings(
-    segments=4, context_frames=2, context_size_px=32, burst_frames=4, fragment_grid=2, fragment_px=32
+    look_every_s=0.1,
+    most_looks=4,
+    context_frames=2,
+    context_size_px=32,
+    burst_frames=4,
+    fragment_grid=2,
+    fragment_px=32,
 )
 
 

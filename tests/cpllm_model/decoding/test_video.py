@@ -20,7 +20,13 @@ from cpllm_model.decoding.sampling import SamplingSettings, Window
 from cpllm_model.decoding.video import decode, probe
 
 SETTINGS = SamplingSettings(
-    segments=4, context_frames=3, context_size_px=48, burst_frames=5, fragment_grid=2, fragment_px=32
+    look_every_s=0.1,
+    most_looks=4,
+    context_frames=3,
+    context_size_px=48,
+    burst_frames=5,
+    fragment_grid=2,
+    fragment_px=32,
 )
 H264 = {"vcodec": "libx264", "preset": "veryfast", "bf": 3, "g": 40, "pix_fmt": "yuv420p"}
 HEVC = {"vcodec": "libx265", "preset": "ultrafast", "pix_fmt": "yuv420p"}
@@ -233,7 +239,7 @@ def test_the_cost_of_a_gradual_refresh_does_not_grow_with_the_length(clips, monk
     data = clips.remux(short, "refresh.ts", {"stream_loop": 2}).read_bytes()
     decoded = []
     monkeypatch.setattr(Sampler, "_decode", lambda *args, kept=Sampler._decode: counted(kept(*args), decoded))
-    samples = sampled(data, replace(SETTINGS, segments=2))
+    samples = sampled(data, replace(SETTINGS, most_looks=2))
     assert (samples.plan, samples.damaged_frames) == ("sequential", 0)
     assert len(decoded) < 600  # of 1500
 
@@ -350,7 +356,7 @@ def test_short_videos_have_fewer_segments(clips):
     samples = sampled(data)
     assert len(samples.segment_start_s) == 2
     with pytest.raises(errors.TooShortError, match="13 frames"):
-        sampled(data, SamplingSettings(4, 3, 48, 14, 2, 32))
+        sampled(data, SamplingSettings(0.1, 4, 3, 48, 14, 2, 32))
 
 
 def test_small_frames_are_refused(clips):
@@ -485,7 +491,7 @@ def test_samples_survive_the_trip_and_nonsense_does_not(clips):
     np.testing.assert_array_equal(again.context_NMCHW, samples.context_NMCHW)
     np.testing.assert_array_equal(again.segment_end_s, samples.segment_end_s)
     np.testing.assert_array_equal(again.burst_interval_s, samples.burst_interval_s)
-    other = SamplingSettings(4, 3, 48, 6, 2, 32)
+    other = SamplingSettings(0.1, 4, 3, 48, 6, 2, 32)
     for broken, settings in ((data[:-1], SETTINGS), (b"", SETTINGS), (b"\xff" * 100, SETTINGS), (data, other)):
         with pytest.raises(ValueError):
             VideoSamples.from_bytes(broken, settings)

@@ -28,7 +28,13 @@ NOBODY = 65534
 USERS = [0, NOBODY] if os.getuid() == 0 else [os.getuid()]
 SECRET = "hunter2-and-more"
 SETTINGS = SamplingSettings(
-    segments=2, context_frames=2, context_size_px=32, burst_frames=4, fragment_grid=2, fragment_px=32
+    look_every_s=0.1,
+    most_looks=2,
+    context_frames=2,
+    context_size_px=32,
+    burst_frames=4,
+    fragment_grid=2,
+    fragment_px=32,
 )
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a wall")
 

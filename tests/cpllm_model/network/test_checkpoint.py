@@ -34,10 +34,10 @@ def test_bundled_model_is_small_and_named_by_its_content(folder):
 def test_another_configuration_is_another_model(folder):
     before = checkpoint.model_id(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    config["sampling"]["segments"] += 1
+    config["sampling"]["most_looks"] += 1
     (folder / "config.json").write_text(json.dumps(config))
     assert checkpoint.model_id(str(folder)) != before
-    assert checkpoint.sampling_settings(str(folder)).segments == config["sampling"]["segments"]
+    assert checkpoint.sampling_settings(str(folder)).most_looks == config["sampling"]["most_looks"]
 
 
 class Pickled:

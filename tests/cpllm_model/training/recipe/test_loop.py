@@ -34,7 +34,13 @@ from cpllm_model.training.recipe.config import Data, Lora, TrainConfig
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
 
 SAMPLING = SamplingSettings(
-    segments=4, context_frames=1, context_size_px=224, burst_frames=8, fragment_grid=3, fragment_px=96
+    look_every_s=0.1,
+    most_looks=4,
+    context_frames=1,
+    context_size_px=224,
+    burst_frames=8,
+    fragment_grid=3,
+    fragment_px=96,
 )
 SETTINGS = CacheSettings(SAMPLING, segments=2, margin_px=16, views=2)
 RATES = {18: 4.8, 30: 4.0, 38: 3.0, 46: 1.8}
