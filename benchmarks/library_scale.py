@@ -26,7 +26,8 @@ from cpllm_dagster.assets.incremental import plan_quality
 from cpllm_dagster.assets.publication import publish
 from cpllm_dagster.assets.rankings import ranking_rows
 from cpllm_dagster.catalog.objects import VideoStore
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import spooled
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.report.tables import RANKING_SQL

@@ -84,7 +84,7 @@ def catalog_rows(count: int) -> pa.Table:
         etag=pa.array([ETAG % index for index in range(count)]),
         size_bytes=pa.array(np.full(count, 1000)),
         last_modified=pa.array([NOW] * count, SCHEMAS["catalog"].field("last_modified").type),
-        status=pa.array(["ok"] * count),
+        probe_status=pa.array(["ok"] * count),
         duration_s=pa.array(np.full(count, 60.0)),
     )
 
@@ -95,7 +95,8 @@ def score_rows(catalog: pa.Table, value_N: np.ndarray, model_id: str) -> pa.Tabl
     return _table(
         "scores",
         count,
-        **{name: catalog[name] for name in ("video_id", "uri", "etag", "status")},
+        **{name: catalog[name] for name in ("video_id", "uri", "etag")},
+        status=catalog["probe_status"],
         model_id=pa.array([model_id] * count),
         run_id=pa.array(["made-up"] * count),
         score=pa.array(1 + 4 * expit(value_N)),

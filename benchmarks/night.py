@@ -25,7 +25,8 @@ from cpllm_dagster.assets.incremental import COMPANIONS, plan_quality
 from cpllm_dagster.assets.rankings import ranking_rows
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.definitions import Settings, build_definitions
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.local_runs import run_library
 from cpllm_model.network import checkpoint

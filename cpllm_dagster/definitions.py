@@ -1,8 +1,8 @@
 """Where the platform is put together, and the only place that reads its environment.
 
 In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
-CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS (AWS credentials come by boto3's usual chain). Out: Dagster
-definitions. A missing or wrong value is one sentence, when definitions load.
+CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_HISTORY_DAYS (AWS credentials come by boto3's usual
+chain). Out: Dagster definitions. A missing or wrong value is one sentence, when definitions load.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cpllm_dagster.catalog.s3_client import ACCESS, SIGNED, without_secrets
 from cpllm_dagster.checks import CHECKS
 from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
 from cpllm_dagster.resources import (
+    HISTORY_DAYS,
     LARGEST_LOSS,
     BatchRay,
     Catalog,
@@ -40,6 +41,9 @@ from cpllm_dagster.resources import (
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
 
+#: More days than a calendar can go back.
+MOST_DAYS = 36_500
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -50,6 +54,7 @@ class Settings:
         catalog_access: how S3 is asked for videos, one of s3_client's ACCESS.
         exclude: patterns of names of files and folders that are no part of the catalogue.
         largest_loss: share of a library's videos that may be gone at once.
+        history_days: days that history is kept; 0 keeps it for ever.
     """
 
     catalog_uri: str
@@ -61,6 +66,7 @@ class Settings:
     catalog_access: str = SIGNED
     exclude: tuple[str, ...] = EXCLUDED
     largest_loss: float = LARGEST_LOSS
+    history_days: int = HISTORY_DAYS
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -119,6 +125,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         catalog_access=catalog_access(),
         exclude=_patterns("CPLLM_EXCLUDE", EXCLUDED),
         largest_loss=_share("CPLLM_LARGEST_LOSS", LARGEST_LOSS),
+        history_days=_days("CPLLM_HISTORY_DAYS", HISTORY_DAYS),
     )
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
@@ -149,7 +156,9 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
         exclude=list(settings.exclude),
         largest_loss=settings.largest_loss,
     )
-    lake = TableLake(uri=settings.lake_uri, s3_endpoint_url=settings.s3_endpoint_url)
+    lake = TableLake(
+        uri=settings.lake_uri, s3_endpoint_url=settings.s3_endpoint_url, history_days=settings.history_days
+    )
     catalog.open()
     lake.open()  # a wrong address ends here, not in a run at night
     if lies_inside(settings.lake_uri, settings.catalog_uri):
@@ -215,6 +224,13 @@ def _share(name: str, default: float) -> float:
     if not 0 <= share <= 1:
         raise ConfigurationError(f"{name} is {value!r}; give a share from 0 to 1")
     return share
+
+
+def _days(name: str, default: int) -> int:
+    value = _optional(name)
+    if value is not None and not (value.isascii() and value.isdigit() and int(value) <= MOST_DAYS):
+        raise ConfigurationError(f"{name} is {value!r}; give a number of days, 0 to {MOST_DAYS}")
+    return default if value is None else int(value)
 
 
 def _optional(name: str) -> str | None:

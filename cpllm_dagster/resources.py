@@ -38,6 +38,8 @@ SOCKETS_BELOW = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_
 LONGEST_SOCKET = 103
 #: Of a library's videos at most this share may be gone from one run to the next, unless a person allows it.
 LARGEST_LOSS = 0.3
+#: Thirteen months: each night beside that of a year ago.
+HISTORY_DAYS = 400
 
 
 class Catalog(dg.ConfigurableResource):
@@ -63,10 +65,13 @@ class Catalog(dg.ConfigurableResource):
 
 
 class TableLake(dg.ConfigurableResource):
-    """The place of the published tables."""
+    """The place of the published tables, and how long history is kept there."""
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; the tables are published below it.")
     s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    history_days: int = Field(
+        default=HISTORY_DAYS, ge=0, description="Days that score_history and nights are kept; 0 keeps them for ever."
+    )
     _claims: ExitStack = PrivateAttr(default_factory=ExitStack)
     _claimed: dict[str, Lake] = PrivateAttr(default_factory=dict)
 

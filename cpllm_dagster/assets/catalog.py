@@ -85,8 +85,8 @@ def video_catalog(
         tables.append_part(library, PROBED, {"catalog": rows})
         probed += rows
         context.log.info(f"{library!r}: {len(probed)} of {len(new)} videos probed")
-    good = int((kept["status"].to_numpy() == "ok").sum())
-    require_readable(library, (row.get("error_type") for row in probed), good)
+    good = int((kept["probe_status"].to_numpy() == "ok").sum())
+    require_readable(library, (row.get("probe_error_type") for row in probed), good)
     rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])], promote_options="default")
     result = publish(
         tables,
@@ -140,13 +140,13 @@ def split_listing(
         The rows of unchanged videos, and the videos that are new, changed, or failed for a reason that may pass.
         An object that had to be restored is asked for again when its storage class no longer says so.
     """
-    columns = (known[name].to_pylist() for name in ("uri", "etag", "error_type"))
+    columns = (known[name].to_pylist() for name in ("uri", "etag", "probe_error_type"))
     row_of = {
         (uri, etag): row
         for row, (uri, etag, error_type) in enumerate(zip(*columns, strict=True))
         if error_type not in TRANSIENT_TYPES
     }
-    archived_N = known["error_type"].to_numpy() == ARCHIVED
+    archived_N = known["probe_error_type"].to_numpy() == ARCHIVED
     etag_of = dict(row_of.keys())
     kept, keys, new = [], [], []
     for found in listing:
@@ -215,9 +215,13 @@ def catalog_row(video: VideoObject, found: VideoInfo | VideoError) -> dict[str, 
         "last_modified": video.last_modified,
     }
     if isinstance(found, VideoError):
-        return row | {"status": "failed", "error_type": found.error_type, "error_message": found.cause}
+        return row | {
+            "probe_status": "failed",
+            "probe_error_type": found.error_type,
+            "probe_error_message": found.cause,
+        }
     format_ = {name: value for name, value in dataclasses.asdict(found).items() if name in SCHEMAS["catalog"].names}
-    return row | format_ | {"status": "ok"}
+    return row | format_ | {"probe_status": "ok"}
 
 
 def left_out_metadata(listing: VideoListing) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cpllm_dagster.lake.schemas import SCHEMAS, places
+from cpllm_dagster.lake.rows import places
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_model.ranking import (
     PRECISION,
     BradleyTerry,

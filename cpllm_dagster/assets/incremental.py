@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cpllm_dagster.batch.supervisor import VideoItem
-from cpllm_dagster.lake.schemas import SCHEMAS, places
+from cpllm_dagster.lake.rows import places
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import taken
 from cpllm_model.errors import ArchivedError, VideoError, video_error
 
@@ -62,7 +63,7 @@ def plan_quality(
         model_id: the model that is to answer.
         retry_archived: whether objects that had to be restored are asked for again.
     """
-    readable_N = catalog["status"].to_numpy() == "ok"
+    readable_N = catalog["probe_status"].to_numpy() == "ok"
     same_failure_N = ~readable_N & _failed_alike(before["scores"], catalog, model_id)
     published_N = readable_N & _answered(before, catalog, model_id, retry_archived)
     recovered_N = readable_N & _answered(parts, catalog, model_id, retry_archived) & ~published_N
@@ -71,7 +72,7 @@ def plan_quality(
     versions = catalog.select(["video_id", "etag"])
     kept, recovered = (versions.filter(chosen_N) for chosen_N in (published_N | same_failure_N, recovered_N))
     refused = [
-        (item_of(row), video_error(row["error_type"], row["uri"], row["error_message"]))
+        (item_of(row), video_error(row["probe_error_type"], row["uri"], row["probe_error_message"]))
         for row in catalog.filter(refused_N).to_pylist()
     ]
     return QualityPlan(
@@ -115,7 +116,7 @@ def _failed_alike(scores: pa.Table, catalog: pa.Table, model_id: str) -> np.ndar
     failed = scores.filter(pc.field("status") == "failed")
     place_P = _places(failed, catalog, model_id)
     errors_P = failed["error_type"].to_numpy()
-    alike_P = (place_P >= 0) & (catalog["error_type"].to_numpy()[place_P] == errors_P)
+    alike_P = (place_P >= 0) & (catalog["probe_error_type"].to_numpy()[place_P] == errors_P)
     found_N = np.zeros(len(catalog), bool)
     found_N[place_P[alike_P]] = True
     return found_N

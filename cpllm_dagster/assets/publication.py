@@ -12,7 +12,8 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from cpllm_dagster.lake.schemas import KEYS, SCHEMAS, key_values, names_as_text, places, validate
+from cpllm_dagster.lake.rows import key_numbers, validate
+from cpllm_dagster.lake.schemas import SCHEMA_VERSION, SCHEMAS, comment, names_as_text
 from cpllm_dagster.lake.tables import Lake
 from cpllm_model.errors import LakeError
 
@@ -20,7 +21,12 @@ from cpllm_model.errors import LakeError
 def table_metadata(table_name: str) -> dict[str, Any]:
     """Give what the UI shows of an asset that is a table of the lake: its name there and its columns."""
     columns = [
-        dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+        dg.TableColumn(
+            field.name,
+            str(field.type),
+            description=comment(field),
+            constraints=dg.TableColumnConstraints(nullable=field.nullable),
+        )
         for field in names_as_text(SCHEMAS[table_name])
     ]
     return {"table": table_name, "dagster/column_schema": dg.TableSchema(columns)}
@@ -78,7 +84,8 @@ def publish(
     if rows is not None:
         valid = validate(table_name, rows)
         old = published_or_empty(lake, table_name, library)
-        if before is None or not valid.equals(old):
+        # A file of an earlier version is brought to the present columns.
+        if before is None or before.get("schema_version") != SCHEMA_VERSION or not valid.equals(old):
             lake.write(table_name, library, valid, run_id=run_id, model_id=model_id)
             removed = _removed(table_name, old, valid)
     file = lake.metadata(table_name, library)
@@ -102,10 +109,5 @@ def publish(
 
 def _removed(table_name: str, old: pa.Table, new: pa.Table) -> int:
     """Count the rows whose key is no longer there."""
-    values = key_values(table_name, new)
-
-    def numbers(table: pa.Table) -> np.ndarray:
-        place_KN = np.stack([places(table[name], values).astype(np.int64) for name in KEYS[table_name]])
-        return np.where((place_KN < 0).any(axis=0), -1, place_KN[0] * len(values) + place_KN[-1])
-
-    return int((~np.isin(numbers(old), numbers(new))).sum())
+    old_N, new_N = key_numbers(table_name, old, new)
+    return int((~np.isin(old_N, new_N)).sum())

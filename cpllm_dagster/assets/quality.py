@@ -1,6 +1,7 @@
-"""The assets of one pass of the model: quality_scores, quality_descriptions and visual_features.
+"""The assets of one pass of the model: quality_scores, quality_descriptions, visual_features and their history.
 
-In: the catalogue and what earlier runs left. Out: the tables `scores`, `descriptions` and `features`. Only videos that
+In: the catalogue and what earlier runs left. Out: the tables `scores`, `descriptions` and `features`, and what has
+changed in `score_history` and `nights`. Only videos that
 are new, changed or unanswered by this model are decoded; every few results a part is kept, so that the next run goes on
 from a broken one. Answers for videos that are gone are put by for the next run. What still holds is decided in
 incremental.py, how work is spread over processes in batch.py.
@@ -21,12 +22,22 @@ from pydantic import Field
 
 from cpllm_dagster.assets.batch_config import BatchConfig
 from cpllm_dagster.assets.catalog import failure_metadata, require_readable, video_catalog
+from cpllm_dagster.assets.history import (
+    append_night,
+    change_rows,
+    keep_pending,
+    night_row,
+    prune,
+    score_figures,
+    settle_pending,
+)
 from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
-from cpllm_dagster.lake.schemas import SCHEMAS, places
+from cpllm_dagster.lake.rows import places
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import ROWS_AT_ONCE, taken
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.partitions import LIBRARIES
@@ -36,6 +47,8 @@ from cpllm_model.errors import LakeError, VideoError
 
 #: Table -> asset, in the order of publication: a scored row is never there without its companions.
 ASSETS = {"features": "visual_features", "descriptions": "quality_descriptions", "scores": "quality_scores"}
+#: Table -> asset of what only grows.
+HISTORY_ASSETS = {"score_history": "score_history", "nights": "nights"}
 #: Assets that hold a model share this pool; the Dagster instance sets its limit.
 MODEL_POOL = "model"
 
@@ -50,7 +63,7 @@ class QualityConfig(BatchConfig):
 
 def _spec(table_name: str, description: str) -> dg.AssetSpec:
     return dg.AssetSpec(
-        ASSETS[table_name],
+        (ASSETS | HISTORY_ASSETS)[table_name],
         deps=[video_catalog],
         description=description,
         group_name="library",
@@ -64,6 +77,8 @@ def _spec(table_name: str, description: str) -> dg.AssetSpec:
         _spec("features", "The visual tokens of each scored video; comparisons reuse them."),
         _spec("descriptions", "What each scored video looks like, in words and in distortions."),
         _spec("scores", "A score from 1 (bad) to 5 (excellent) for each video, or why it has none."),
+        _spec("score_history", "What changed from run to run: new, changed, rescored, failed, recovered, removed."),
+        _spec("nights", "One row a run: how many videos changed, and how the scores are distributed."),
     ],
     partitions_def=LIBRARIES,
     pool=MODEL_POOL,
@@ -78,14 +93,16 @@ def quality(
     ray: BatchRay,
 ) -> Iterator[dg.MaterializeResult]:
     """Score and describe every video of a library that has no answer of this model yet."""
-    library, model_id = library_name(context.partition_key), model.model_id
+    library, model_id, run_id = library_name(context.partition_key), model.model_id, context.run.run_id
     tables = lake.claim(context, library)
+    settle_pending(tables, library)
     now = {
         "scores": published_or_empty(tables, "scores", library),
         "descriptions": published_or_empty(tables, "descriptions", library),
         # The tokens are by far the largest column, and are read only when the table is written anew.
         "features": published_or_empty(tables, "features", library, ["video_id", "etag", "model_id"]),
     }
+    before = now["scores"]
     parts, _ = tables.read_parts(library, model_id)
     listed = published(tables, "catalog", library)
     plan = plan_quality(listed, now, parts, model_id, retry_archived=config.retry_archived)
@@ -103,7 +120,7 @@ def quality(
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
         with keeper, closing(results):
             for count, result in enumerate(results, start=1):
-                rows = result_rows(result, model_id, context.run.run_id)
+                rows = result_rows(result, model_id, run_id)
                 for name, gathered in new.items():
                     gathered += rows.get(name, [])
                 if keeper.add(rows):
@@ -111,7 +128,7 @@ def quality(
     elapsed_s = time.monotonic() - started
     good = len(rows_of(now["descriptions"], plan.kept, model_id)) + len(plan.recovered["descriptions"])
     require_readable(library, (row.get("error_type") for row in new["scores"]), good)
-    new["scores"] += [failure_row(item, error, model_id, context.run.run_id) for item, error in plan.refused]
+    new["scores"] += [failure_row(item, error, model_id, run_id) for item, error in plan.refused]
     repeated = repeated_failures(new["scores"], now["scores"], model_id)
     new["scores"] = [row for row in new["scores"] if row["video_id"] not in repeated]
     holding = pa.concat_tables([plan.kept, pa.Table.from_pylist(list(repeated.values()), plan.kept.schema)])
@@ -130,6 +147,14 @@ def quality(
             # A table of an earlier version may lack columns that may be null.
             now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
         now["scores"] = with_keys(now["scores"], listed)
+    recorded_at = datetime.now(UTC)
+    changes = change_rows(before, now["scores"], run_id=run_id, recorded_at=recorded_at)
+    spent_s = {"scoring_s": elapsed_s, **{f"{name}_sum": seconds for name, seconds in spent(new["scores"]).items()}}
+    night = night_row(
+        now["scores"], changes, run_id=run_id, recorded_at=recorded_at, model_id=model_id, spent_s=spent_s
+    )
+    if len(changes):
+        keep_pending(tables, library, changes, night)
     for name, asset in ASSETS.items():
         yield publish(
             tables,
@@ -137,10 +162,23 @@ def quality(
             library,
             None if plan.complete else now[name],
             made=made[name],
-            run_id=context.run.run_id,
+            run_id=run_id,
             model_id=model_id,
             metadata=score_metadata(now, new["scores"], elapsed_s) if name == "scores" else None,
             asset_key=asset,
+        )
+    if len(changes):
+        settle_pending(tables, library)
+    else:
+        append_night(tables, library, None, night)
+    pruned = prune(tables, library, lake.history_days)
+    for name, asset in HISTORY_ASSETS.items():
+        rows = len(changes) if name == "score_history" else 1
+        yield dg.MaterializeResult(
+            asset_key=asset,
+            # The run that added rows: what comes after is out of date only then.
+            data_version=dg.DataVersion((tables.metadata(name, library) or {"run_id": ""})["run_id"]),
+            metadata={"library": library, "new": rows, "files_removed": len(pruned)},
         )
     tables.clear_parts(library, model_id, but=put_by)
 
@@ -254,6 +292,11 @@ def repeated_failures(rows: list[dict[str, Any]], before: pa.Table, model_id: st
     }
 
 
+def spent(new: list[dict[str, Any]]) -> dict[str, float]:
+    """Sum up the seconds that rows of the scores table took in decoding and in the model."""
+    return {name: sum((row.get(name) or 0.0 for row in new), 0.0) for name in ("decode_s", "inference_s")}
+
+
 def score_metadata(tables: dict[str, pa.Table], new: list[dict[str, Any]], elapsed_s: float) -> dict[str, Any]:
     """Give what the UI shows of a library's scores.
 
@@ -262,13 +305,14 @@ def score_metadata(tables: dict[str, pa.Table], new: list[dict[str, Any]], elaps
         new: rows that this run made.
         elapsed_s: how long that took, Ray's and the model's start included.
     """
-    timed = {name: sum(row.get(name) or 0.0 for row in new) for name in ("decode_s", "inference_s")}
     scores = tables["scores"]
     values = scores["score"].drop_null().to_numpy()
+    figures = {name: value for name, value in score_figures(scores).items() if value is not None}
     return {
+        **figures,
         **failure_metadata(scores),
         "videos_per_s": len(new) / elapsed_s if new else 0.0,
-        **timed,
+        **spent(new),
         "score_histogram": dg.MetadataValue.md(score_histogram(values)),
         "worst_and_best": dg.MetadataValue.md(worst_and_best(scores, tables["descriptions"])),
     }

@@ -1,32 +1,29 @@
-"""The tables' columns and what every row of them must keep to.
+"""The data dictionary: every column of every table, its type, whether it may be null, and what it means.
 
-In: rows as dicts or Arrow tables. Out: an Arrow table of a table's columns, in key order, or a LakeError.
-Knows nothing of files.
+Out: Arrow schemas whose fields carry their sentence under the metadata key `comment`. It goes from here into the
+Parquet files, Dagster's column schema, `cpllm sql --describe` and docs/tables.md. Knows nothing of files or rows.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cpllm_dagster.lake.spool import is_large, taken
 from cpllm_model.errors import LakeError
-from cpllm_model.scale import SCENE_FACTS
+from cpllm_model.scale import DISTORTIONS, SCENE_FACTS
 
-SCHEMA_VERSION = 1
+#: Raised when columns of published tables change their names or types; older files are read as RENAMED says.
+SCHEMA_VERSION = 2
+COMMENT = b"comment"
 
 
-def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
-    """Build a schema; a type in a tuple may be null."""
-    return pa.schema(
-        [
-            pa.field(name, kind[0] if isinstance(kind, tuple) else kind, nullable=isinstance(kind, tuple))
-            for name, kind in columns.items()
-        ]
-    )
+def _always(name: str, kind: pa.DataType, sentence: str) -> pa.Field:
+    """A column that has a value in every row."""
+    return pa.field(name, kind, nullable=False, metadata={COMMENT: sentence})
+
+
+def _maybe(name: str, kind: pa.DataType, sentence: str) -> pa.Field:
+    """A column that may be null."""
+    return pa.field(name, kind, metadata={COMMENT: sentence})
 
 
 _text, _real, _count = pa.string(), pa.float64(), pa.int64()
@@ -34,82 +31,275 @@ _text, _real, _count = pa.string(), pa.float64(), pa.int64()
 _name = pa.dictionary(pa.int32(), _text)
 _moment = pa.timestamp("us", tz="UTC")
 _distortion = pa.struct([("name", _text), ("severity", _real), ("probability", _real), ("named", pa.bool_())])
-# What is shown, as the model answers: light, detail, motion, kind.
 _scene = pa.struct([(name, _text) for name in SCENE_FACTS])
+_failures = pa.list_(pa.struct([("error_type", _text), ("videos", _count)]))
+
+_VIDEO_ID = _always("video_id", _text, "Id of the video: the first 16 hex digits of the SHA-256 of its `uri`.")
+_URI = _always("uri", _text, "Address of the video: `s3://bucket/key` or `file://` and the path; never percent-quoted.")
+_KEY = _maybe("key", _text, "Key of the object in its bucket, or path of the file below the catalogue's folder.")
+_ETAG = _always("etag", _text, "Version of the video's bytes: the ETag of the listing, or size and time without one.")
+_MODEL_ID = _always("model_id", _text, "Model that answered: its name and a digest of weights, settings and sampling.")
+_STATUS = _always("status", _text, "`ok` if the video has a score, `failed` if it has none.")
+_ERROR_TYPE = _maybe("error_type", _text, "Reason why the video has no score; null if it has one.")
+_ERROR_MESSAGE = _maybe("error_message", _text, "The reason in words; null if the video has a score.")
+_SCORE = _maybe("score", _real, "Quality from 1 (bad) to 5 (excellent), ITU-T P.910; null if the video failed.")
+_SCORE_STD = _maybe("score_std", _real, "Uncertainty of `score`: 68 % of ratings are expected within one of it.")
+_LEVEL = _maybe("level", _text, "Word nearest to `score`: bad, poor, fair, good or excellent.")
+_SCORED_AT = _always("scored_at", _moment, "Time at which the answer, or the failure, was found.")
+_RANK = _always("rank", _count, "Place of the video in its library by pairwise comparisons; 1 is the best.")
+_PERCENTILE = _always(
+    "percentile", _real, "Percentage of the library's other videos that this one beats; ties count half."
+)
+_DESCRIPTION = _always("description", _text, "What the video looks like, in words.")
+_SEGMENT_START = _maybe("segment_start_s", pa.list_(_real), "Start of each segment on the video's clock, in seconds.")
+_SCORE_WORST = _maybe("score_worst", _real, "Lowest score of a segment; null if no segment has one.")
+_WORST_START = _maybe("worst_start_s", _real, "Start of the segment with the lowest score, in seconds.")
+_WORST_END = _maybe("worst_end_s", _real, "End of the segment with the lowest score, in seconds.")
+_DURATION = _maybe("duration_s", _real, "Duration of the video stream in seconds; null if it could not be probed.")
+_WIDTH = _maybe("width_px", _count, "Width as displayed, in pixels.")
+_HEIGHT = _maybe("height_px", _count, "Height as displayed, in pixels.")
+_FPS = _maybe("fps", _real, "Mean frame rate, in frames a second.")
+_CODEC = _maybe("codec", _text, "Name of the coding format, such as h264.")
+_BIT_RATE = _maybe("bit_rate_bps", _count, "Bit rate of the video stream, else of the file, in bits a second.")
+_RUN_ID = _always("run_id", _text, "Run that recorded this row.")
+_RECORDED_AT = _always("recorded_at", _moment, "Time at which the run recorded this row.")
+
+
+def _nullable(field: pa.Field) -> pa.Field:
+    return field.with_nullable(True)
+
+
+def _required(field: pa.Field) -> pa.Field:
+    return field.with_nullable(False)
+
+
+def severity_column(family: str) -> str:
+    """Give the name of the column of a family of distortions in the table `videos`."""
+    return f"{family.replace(' ', '_')}_severity"
+
+
+#: What can happen to a video from one run to the next.
+CHANGES = ("new", "changed", "rescored", "failed", "recovered", "removed")
 
 #: The columns of every table but the partition column `library`, which stands in the path.
 SCHEMAS: dict[str, pa.Schema] = {
-    "catalog": _schema(
-        video_id=_text,
-        uri=_text,
-        key=(_text,),  # null in rows of versions before it
-        etag=_text,
-        size_bytes=_count,
-        last_modified=(_moment,),
-        duration_s=(_real,),
-        width_px=(_count,),
-        height_px=(_count,),
-        fps=(_real,),
-        codec=(_text,),
-        pixel_format=(_text,),
-        rotation_deg=(_count,),
-        bit_rate_bps=(_count,),
-        status=_text,
-        error_type=(_text,),
-        error_message=(_text,),
+    "catalog": pa.schema(
+        [
+            _VIDEO_ID,
+            _URI,
+            _KEY,
+            _ETAG,
+            _always("size_bytes", _count, "Size of the file."),
+            _maybe("last_modified", _moment, "Time of the last change that the storage names; null if it names none."),
+            _DURATION,
+            _WIDTH,
+            _HEIGHT,
+            _FPS,
+            _CODEC,
+            _maybe("pixel_format", _text, "libav's name of the pixel format, such as yuv420p10le."),
+            _maybe("rotation_deg", _count, "Clockwise turn applied for display: 0, 90, 180 or 270 degrees."),
+            _BIT_RATE,
+            _always("probe_status", _text, "`ok` if the file's header could be read, `failed` if not."),
+            _maybe("probe_error_type", _text, "Reason why the header could not be read; null if it could."),
+            _maybe("probe_error_message", _text, "That reason in words; null if the header could be read."),
+        ]
     ),
-    "scores": _schema(
-        video_id=_text,
-        uri=_text,
-        key=(_text,),
-        etag=_text,
-        model_id=_text,
-        score=(_real,),
-        score_std=(_real,),
-        level=(_text,),
-        level_probabilities=(pa.list_(_real),),
-        segment_start_s=(pa.list_(_real),),
-        segment_score=(pa.list_(_real),),
-        scene=(_scene,),
-        sampling_plan=(_text,),
-        damaged_frames=(_count,),
-        status=_text,
-        error_type=(_text,),
-        error_message=(_text,),
-        decode_s=(_real,),
-        inference_s=(_real,),
-        scored_at=_moment,
-        run_id=_text,
+    "scores": pa.schema(
+        [
+            _VIDEO_ID,
+            _URI,
+            _KEY,
+            _ETAG,
+            _MODEL_ID,
+            _SCORE,
+            _SCORE_STD,
+            _LEVEL,
+            _maybe(
+                "level_probabilities", pa.list_(_real), "Probabilities of the five levels, bad to excellent; sum 1."
+            ),
+            _SEGMENT_START,
+            _maybe("segment_end_s", pa.list_(_real), "End of each segment on the video's clock, in seconds."),
+            _maybe(
+                "segment_score",
+                pa.list_(_real),
+                "Score of each segment seen alone, 1 to 5; null where it has no picture.",
+            ),
+            _SCORE_WORST,
+            _WORST_START,
+            _WORST_END,
+            _maybe("scene", _scene, "What is shown, as the model answers: light, detail, motion and kind."),
+            _maybe("sampling_plan", _text, "How frames were reached: keyframe, keyframe+decode, sequential or still."),
+            _maybe("damaged_frames", _count, "Frames that are damaged, missing or left out; 0 is a clean video."),
+            _STATUS,
+            _ERROR_TYPE,
+            _ERROR_MESSAGE,
+            _maybe("decode_s", _real, "Seconds spent on fetching and decoding; null if the video was never decoded."),
+            _maybe("inference_s", _real, "The video's share of the seconds of its batch in the model."),
+            _SCORED_AT,
+            _always("run_id", _text, "Run that found the answer, or the failure."),
+        ]
     ),
-    "descriptions": _schema(
-        video_id=_text, etag=_text, model_id=_text, description=_text, distortions=pa.list_(_distortion)
+    "descriptions": pa.schema(
+        [
+            _VIDEO_ID,
+            _ETAG,
+            _MODEL_ID,
+            _DESCRIPTION,
+            _always(
+                "distortions",
+                pa.list_(_distortion),
+                "Each family of distortions: severity 0 (none) to 5 (severe), probability, and whether it is named.",
+            ),
+        ]
     ),
-    "features": _schema(
-        video_id=_text,
-        etag=_text,
-        model_id=_text,
-        segment_start_s=pa.list_(_real),
-        tokens=pa.large_binary(),
-        tokens_shape=pa.list_(pa.int32()),
+    "features": pa.schema(
+        [
+            _VIDEO_ID,
+            _ETAG,
+            _MODEL_ID,
+            _required(_SEGMENT_START),
+            _always("tokens", pa.large_binary(), "Visual tokens that the decoder saw: float16, row by row."),
+            _always("tokens_shape", pa.list_(pa.int32()), "Shape of `tokens`: segments, tokens a segment, width."),
+        ]
     ),
-    "comparisons": _schema(
-        video_id_a=_name,
-        video_id_b=_name,
-        etag_a=_name,
-        etag_b=_name,
-        model_id=_name,
-        probability_a_better=_real,
-        order_gap=_real,
+    "events": pa.schema(
+        [
+            _VIDEO_ID,
+            _always("kind", _text, "What happens in the picture, such as a freeze or a black screen."),
+            _always("start_s", _real, "Start of the event on the video's clock, in seconds."),
+            _always("end_s", _real, "End of the event, in seconds."),
+            _maybe("share", _real, "Share of the video's duration that the event lasts, 0-1."),
+        ]
     ),
-    "rankings": _schema(
-        video_id=_text,
-        model_id=_text,
-        rank=_count,
-        percentile=_real,
-        strength=_real,
-        strength_se=_real,
-        comparisons=_count,
+    "comparisons": pa.schema(
+        [
+            _always("video_id_a", _name, "Id of the first video of the pair."),
+            _always("video_id_b", _name, "Id of the second video of the pair."),
+            _always("etag_a", _name, "ETag of the first video when it was compared."),
+            _always("etag_b", _name, "ETag of the second video when it was compared."),
+            _MODEL_ID.with_type(_name),
+            _always(
+                "probability_a_better",
+                _real,
+                "Probability that the first video looks better, 0-1; mean of both orders.",
+            ),
+            _always("order_gap", _real, "How far the answers in both orders disagree, 0-1."),
+        ]
     ),
+    "rankings": pa.schema(
+        [
+            _VIDEO_ID,
+            _MODEL_ID,
+            _RANK,
+            _PERCENTILE,
+            _always(
+                "strength", _real, "Bradley-Terry strength in log-odds; higher is better, 0 is the library's mean."
+            ),
+            _always("strength_se", _real, "Standard error of `strength`."),
+            _always("comparisons", _count, "Number of comparisons that the video took part in."),
+        ]
+    ),
+    "videos": pa.schema(
+        [
+            _VIDEO_ID,
+            _URI,
+            _KEY,
+            _always("file_name", _text, "Last part of the address: the file's name."),
+            _STATUS,
+            _ERROR_TYPE,
+            _ERROR_MESSAGE,
+            _SCORE,
+            _SCORE_STD,
+            _LEVEL,
+            _nullable(_RANK),
+            _nullable(_PERCENTILE),
+            _SCORE_WORST,
+            _WORST_START,
+            _WORST_END,
+            _nullable(_DESCRIPTION),
+            _maybe("named_distortions", pa.list_(_text), "Distortions that the model names, the strongest first."),
+            *(
+                _maybe(severity_column(family), _real, f"Severity of {family}, 0 (none) to 5 (severe), named or not.")
+                for family in DISTORTIONS
+            ),
+            _CODEC,
+            _WIDTH,
+            _HEIGHT,
+            _FPS,
+            _DURATION,
+            _maybe("size_bytes", _count, "Size of the file."),
+            _BIT_RATE,
+            _maybe(
+                "bits_per_pixel",
+                _real,
+                "Bits of the video stream a pixel and frame: `bit_rate_bps` / (width height fps).",
+            ),
+            _ETAG,
+            _MODEL_ID,
+            _SCORED_AT,
+        ]
+    ),
+    "score_history": pa.schema(
+        [
+            _RUN_ID,
+            _RECORDED_AT,
+            _VIDEO_ID,
+            _KEY,
+            _ETAG,
+            _MODEL_ID,
+            _always(
+                "change",
+                _text,
+                "What changed: new, changed (other bytes), rescored (answered anew), failed, recovered or removed.",
+            ),
+            _SCORE,
+            _SCORE_STD,
+            _LEVEL,
+            _nullable(_STATUS),
+            _ERROR_TYPE,
+            _maybe("previous_score", _real, "Score that the video had before this change; null if it had none."),
+        ]
+    ),
+    "nights": pa.schema(
+        [
+            _RUN_ID,
+            _RECORDED_AT,
+            _MODEL_ID,
+            _always("videos", _count, "Videos of the library after the run."),
+            _always("failed_videos", _count, "Videos without a score."),
+            _always("failed_share", _real, "Share of videos without a score, 0-1."),
+            _always("failures_by_type", _failures, "Number of failed videos by reason, the most frequent first."),
+            _maybe("score_mean", _real, "Mean score of the library; null if no video has one, as in the next six."),
+            _maybe("score_p5", _real, "Score that 5 % of the scored videos lie below."),
+            _maybe("score_p25", _real, "Score that 25 % of the scored videos lie below."),
+            _maybe("score_median", _real, "Score that half of the scored videos lie below."),
+            _maybe("score_p75", _real, "Score that 75 % of the scored videos lie below."),
+            _maybe("score_p95", _real, "Score that 95 % of the scored videos lie below."),
+            _maybe("share_below_3", _real, "Share of scored videos with a score below 3, 0-1."),
+            _always("unchanged", _count, "Videos whose row in `scores` stayed as it was."),
+            *(
+                _always(f"videos_{change}", _count, f"Videos whose `change` was {change} in this run.")
+                for change in CHANGES
+            ),
+            _always("scoring_s", _real, "Wall-clock seconds of scoring, the start of Ray and of the model included."),
+            _always("decode_s_sum", _real, "Sum of the seconds spent on fetching and decoding in this run."),
+            _always("inference_s_sum", _real, "Sum of the seconds spent in the model in this run."),
+        ]
+    ),
+}
+
+#: What a row of each table is.
+SENTENCES: dict[str, str] = {
+    "catalog": "A video that the listing of the library names, and what its header says.",
+    "scores": "A video with its score, or with the reason why it has none; every video of the catalogue has one row.",
+    "descriptions": "A scored video in words and in distortions.",
+    "features": "A scored video's visual tokens, which comparisons reuse.",
+    "events": "A stretch of a video in which something is wrong with the picture. No run fills this table yet.",
+    "comparisons": "A pair of videos that the model has compared.",
+    "rankings": "A scored video's place in its library by pairwise comparisons.",
+    "videos": "A video with what the other tables say of it in one row: the table to start from.",
+    "score_history": "A change of a video's score, version or status; rows are added and never changed.",
+    "nights": "A run of a library: how many videos changed and how its scores are distributed.",
 }
 
 #: What names a row of a table; rows are published in this order.
@@ -118,78 +308,27 @@ KEYS: dict[str, tuple[str, ...]] = {
     "scores": ("video_id",),
     "descriptions": ("video_id",),
     "features": ("video_id",),
+    "events": ("video_id", "kind", "start_s"),
     "comparisons": ("video_id_a", "video_id_b"),
     "rankings": ("video_id",),
+    "videos": ("video_id",),
+    "score_history": ("run_id", "video_id"),
+    "nights": ("run_id",),
 }
 
-_BOUNDS = {
-    "score": (1.0, 5.0),
-    "segment_score": (1.0, 5.0),
-    "level_probabilities": (0.0, 1.0),
-    "probability_a_better": (0.0, 1.0),
-    "percentile": (0.0, 100.0),
+#: Tables that grow by one file a run and library; of the others each library has one file, which is replaced.
+LOGS = ("score_history", "nights")
+#: Tables whose key is a pair in either order.
+PAIRS = ("comparisons",)
+
+#: Older names of columns, as files of earlier schema versions have them.
+RENAMED: dict[str, dict[str, str]] = {
+    "catalog": {
+        "status": "probe_status",
+        "error_type": "probe_error_type",
+        "error_message": "probe_error_message",
+    },
 }
-
-
-def validate(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table:
-    """Bring rows into a table's schema and key order, or refuse them.
-
-    Args:
-        table_name: a name in SCHEMAS.
-        rows: an Arrow table or one dict a row; a column that may be null may be left out.
-
-    Returns:
-        The rows with exactly the schema's columns, sorted by key; one chunk a column, but for large tables.
-
-    Raises:
-        LakeError: an unknown table or column, a wrong type, a null where none may be, a number that is not
-            finite or out of range, a key twice, a status that its error or score contradicts.
-    """
-    table = _conform(table_name, rows)
-    for field in table.schema:
-        if not pa.types.is_large_binary(field.type):
-            _check_numbers(f"{table_name}.{field.name}", table[field.name].combine_chunks(), _BOUNDS.get(field.name))
-    number_N = _key_numbers(table_name, table)
-    _check_status(table_name, table)
-    if (np.diff(number_N) < 0).any():
-        table = taken(table, np.argsort(number_N))
-    return table if is_large(table.schema) else tidy_names(table).combine_chunks()
-
-
-def tidy_names(table: pa.Table) -> pa.Table:
-    """Give the same rows, the dictionaries of names sorted and without what no row names."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type) and len(table):
-            chunk = table[index].unify_dictionaries().combine_chunks()
-            distinct = chunk.dictionary.unique().sort()
-            place_P = places(chunk, distinct)
-            used = np.bincount(place_P, minlength=len(distinct)) > 0
-            numbers = pa.array((np.cumsum(used, dtype=np.int32) - 1)[place_P])
-            table = table.set_column(index, field, pa.DictionaryArray.from_arrays(numbers, distinct.filter(used)))
-    return table
-
-
-def names_as_text(columns: pa.Schema) -> pa.Schema:
-    """Give the schema as files have it."""
-    return pa.schema(
-        [field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in columns],
-        columns.metadata,
-    )
-
-
-def places(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Give where among distinct values each value of a column of text stands, -1 where it does not.
-
-    Returns:
-        int32 (rows,).
-    """
-    numbers = None
-    if pa.types.is_dictionary(column.type):
-        whole = column.unify_dictionaries().combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        column, numbers = whole.dictionary, whole.indices.to_numpy()
-    # All chunks at once: each call hashes the values anew.
-    found = pc.index_in(column, values).fill_null(-1).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-    return found if numbers is None else found[numbers]
 
 
 def schema(table_name: str) -> pa.Schema:
@@ -203,72 +342,14 @@ def schema(table_name: str) -> pa.Schema:
     return SCHEMAS[table_name]
 
 
-def _conform(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table:
-    wanted = schema(table_name)
-    given = {name for row in rows for name in row} if isinstance(rows, list) else set(rows.column_names)
-    if unknown := sorted(given - set(wanted.names)):
-        raise LakeError(f"{table_name}: no column is named {unknown[0]!r}")
-    try:
-        if isinstance(rows, list):
-            table = pa.Table.from_pylist(rows, schema=wanted)
-        else:
-            columns = [
-                rows[field.name].cast(field.type) if field.name in given else pa.nulls(len(rows), field.type)
-                for field in wanted
-            ]
-            table = pa.table(columns, schema=wanted).unify_dictionaries()
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise LakeError(f"{table_name}: a value does not fit its column: {error}") from error
-    for field, column in zip(wanted, table.columns, strict=True):
-        if not field.nullable and column.null_count:
-            raise LakeError(f"{table_name}.{field.name}: {column.null_count} of {len(column)} values are missing")
-    return table
+def comment(field: pa.Field) -> str:
+    """Give the sentence of a column."""
+    return (field.metadata or {}).get(COMMENT, b"").decode()
 
 
-def _check_numbers(column: str, array: pa.Array, bounds: tuple[float, float] | None) -> None:
-    if pa.types.is_list(array.type):
-        _check_numbers(column, array.flatten(), bounds)
-    elif pa.types.is_struct(array.type):
-        for child in array.flatten():
-            _check_numbers(column, child, bounds)
-    elif pa.types.is_floating(array.type):
-        numbers = array.drop_null().to_numpy()
-        low, high = bounds or (-np.inf, np.inf)
-        wrong = numbers[~(np.isfinite(numbers) & (numbers >= low) & (numbers <= high))]
-        if len(wrong):
-            raise LakeError(f"{column}: {len(wrong)} numbers are not finite within {low}..{high}: {wrong[0]}")
-
-
-def key_values(table_name: str, table: pa.Table) -> pa.Array:
-    """Give the ids that the keys of a table are made of, sorted."""
-    values = [table[name].unique() for name in KEYS[table_name]]
-    texts = [value.dictionary if pa.types.is_dictionary(value.type) else value for value in values]
-    return pa.concat_arrays(texts).unique().sort()
-
-
-def _key_numbers(table_name: str, table: pa.Table) -> np.ndarray:
-    """Number the rows so that they sort by key: int64 (rows,); no two may have one key."""
-    names, distinct = KEYS[table_name], key_values(table_name, table)
-    place_KN = np.stack([places(table[name], distinct) for name in names])
-    if len(names) == 2 and (place_KN[0] == place_KN[1]).any():
-        raise LakeError(f"{table_name}: a video is compared with itself")
-    # (a, b) and (b, a) are the same pair.
-    low_N, high_N = place_KN.min(axis=0), place_KN.max(axis=0)
-    number_N = np.sort(low_N * np.int64(len(distinct)) + high_N)
-    if len(twice := np.unique(number_N[1:][number_N[1:] == number_N[:-1]])):
-        first = [distinct[int(place)].as_py() for place in divmod(twice[0], len(distinct))]
-        raise LakeError(f"{table_name}: {len(twice)} keys stand twice or more, the first {first[: len(names)]}")
-    return place_KN[0] * np.int64(len(distinct)) + place_KN[-1]
-
-
-def _check_status(table_name: str, table: pa.Table) -> None:
-    if "status" not in table.column_names:
-        return
-    status_N = table["status"].to_numpy()
-    failed_N = status_N == "failed"
-    if not (failed_N | (status_N == "ok")).all():
-        raise LakeError(f"{table_name}.status: a value is neither 'ok' nor 'failed'")
-    if (table["error_type"].is_valid().to_numpy() != failed_N).any():
-        raise LakeError(f"{table_name}: an 'ok' row has an error_type, or a 'failed' row has none")
-    if "score" in table.column_names and (table["score"].is_null().to_numpy() != failed_N).any():
-        raise LakeError(f"{table_name}: an 'ok' row has no score, or a 'failed' row has one")
+def names_as_text(columns: pa.Schema) -> pa.Schema:
+    """Give the schema as files have it."""
+    return pa.schema(
+        [field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in columns],
+        columns.metadata,
+    )

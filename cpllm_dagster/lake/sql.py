@@ -22,7 +22,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cpllm_dagster.lake.storage import Snapshot
+from cpllm_dagster.lake.schemas import names_as_text
+from cpllm_dagster.lake.storage import BytesSnapshot, Snapshot
 from cpllm_model.errors import LakeError
 
 _PROTOCOL = "lake"
@@ -45,6 +46,7 @@ def connect(
     schemas: dict[str, pa.Schema],
     list_files: Callable[[str], list[str]],
     open_file: Callable[[str], Snapshot],
+    views: dict[str, str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open DuckDB with a view for each table; every query sees the files published when it starts.
 
@@ -52,6 +54,7 @@ def connect(
         schemas: columns by table name; a table without files is an empty view of these.
         list_files: table name -> names of its files, each with a folder `library=<percent-quoted>`.
         open_file: file name -> its present version.
+        views: queries over these tables by name, each to be a view, too.
 
     Returns:
         A connection whose views begin with the column `library`; its settings are locked.
@@ -67,6 +70,8 @@ def connect(
                 f'CREATE VIEW "{table_name}" AS SELECT library, * EXCLUDE (library) FROM read_parquet('  # noqa: S608
                 f"'{_PROTOCOL}://{table_name}/*', hive_partitioning = true, hive_types = {{'library': VARCHAR}})"
             )
+        for name, query in (views or {}).items():
+            connection.execute(f'CREATE VIEW "{name}" AS {query}')
         for statement in _LOCKDOWN:
             connection.execute(statement)
     except duckdb.Error as error:
@@ -134,7 +139,7 @@ class _TableFiles(fsspec.AbstractFileSystem):
         name = path.removeprefix(f"{_PROTOCOL}://").partition("/")[2]
         table_name = name.partition("/")[0]
         if table_name in self._schemas and name == _empty_name(table_name):
-            opened: Snapshot = _EmptyTable(self._schemas[table_name])
+            opened = _empty_table(self._schemas[table_name])
         else:
             opened = self._open_file(name)
         with self._lock:
@@ -172,17 +177,11 @@ class _SharedReader:
         """Nothing: the version stays open while it is referred to."""
 
 
-class _EmptyTable(Snapshot):
-    """What stands for a table that no library has yet."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(schema.empty_table(), sink)
-        self._content = sink.getvalue().to_pybytes()
-        self.version, self.size_bytes = "empty", len(self._content)
-
-    def read_at(self, start: int, stop: int) -> bytes:
-        return self._content[start:stop]
+def _empty_table(schema: pa.Schema) -> Snapshot:
+    """Give what stands for a table that no library has yet."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(names_as_text(schema).empty_table(), sink)
+    return BytesSnapshot(sink.getvalue().to_pybytes(), "empty")
 
 
 def _empty_name(table_name: str) -> str:

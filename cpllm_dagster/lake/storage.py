@@ -192,6 +192,17 @@ class Snapshot(ABC):
         return io.BufferedReader(_SnapshotReader(self), _BUFFER_BYTES)
 
 
+class BytesSnapshot(Snapshot):
+    """Content in memory that stands for a file."""
+
+    def __init__(self, content: bytes, version: str) -> None:
+        self._content = content
+        self.version, self.size_bytes = version, len(content)
+
+    def read_at(self, start: int, stop: int) -> bytes:
+        return self._content[start:stop]
+
+
 class _FileSnapshot(Snapshot):
     """A local file, which stays open until nothing refers to it."""
 

@@ -2,7 +2,8 @@
 
 In: rows as dicts or Arrow tables. Out: one Parquet file a table and library,
 `<lake>/<table>/library=<percent-quoted name>/data.parquet`, that a reader sees whole or not at all (a name that is
-too long for a folder is cut, and stands whole in the file's metadata); parts of a running job under `<lake>/.work`,
+too long for a folder is cut, and stands whole in the file's metadata); of tables that only grow one file a run,
+`<time>_<run id>.parquet` in the same folder, which is never changed; parts of a running job under `<lake>/.work`,
 which no table's glob reaches; a DuckDB connection with a view a table.
 Knows nothing of Dagster, Ray or the model.
 """
@@ -13,10 +14,12 @@ import contextlib
 import functools
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,18 +31,29 @@ import pyarrow.parquet as pq
 
 from cpllm_dagster.lake import sql
 from cpllm_dagster.lake.claims import claimed
-from cpllm_dagster.lake.schemas import KEYS, SCHEMAS, names_as_text, schema, tidy_names, validate
+from cpllm_dagster.lake.rows import tidy_names, validate
+from cpllm_dagster.lake.schemas import KEYS, LOGS, RENAMED, SCHEMA_VERSION, SCHEMAS, names_as_text, schema
 from cpllm_dagster.lake.spool import ROWS_AT_ONCE, Spool, is_large, spooled, taken
-from cpllm_dagster.lake.storage import WORK_FOLDER, BucketStorage, FolderStorage, Snapshot, storage_at
+from cpllm_dagster.lake.storage import (
+    WORK_FOLDER,
+    BucketStorage,
+    BytesSnapshot,
+    FolderStorage,
+    Snapshot,
+    storage_at,
+)
+from cpllm_dagster.lake.views import VIEWS
 from cpllm_model.errors import LakeError
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 #: Small groups where a row is large, so that a reader needs little memory.
 _ROWS_PER_GROUP = {name: ROWS_AT_ONCE if is_large(columns) else 65_536 for name, columns in SCHEMAS.items()}
 (_LARGE,) = (table_name for table_name, columns in SCHEMAS.items() if is_large(columns))
 _PARTS_AT_ONCE = 16
+_WHOLE = "data.parquet"
+#: A file of a table that only grows: when it was recorded, and by which run. Names sort as times do.
+_LOG_NAME = re.compile(r"(\d{8}T\d{12}Z)_[\w.~%-]+\.parquet", re.ASCII)
 #: More bytes no file system takes for the name of a folder.
 _LONGEST_NAME = 255 - len("library=")
 #: Marks a shortened name; it stands in no percent-quoted one.
@@ -125,7 +139,48 @@ class Lake:
         Returns:
             The rows as published.
         """
-        name = _file_name(table_name, library)
+        if table_name in LOGS:
+            raise LakeError(f"{table_name} only grows: append to it")
+        return self._write(table_name, _file_name(table_name, library), library, rows, run_id, model_id)
+
+    def append(
+        self,
+        table_name: str,
+        library: str,
+        rows: pa.Table | list[dict[str, Any]],
+        *,
+        recorded_at: datetime,
+        run_id: str,
+        model_id: str,
+    ) -> pa.Table:
+        """Validate rows and add them to a table that only grows, as one file more.
+
+        The same time and run give the same file, so an append that is repeated adds nothing.
+
+        Args:
+            table_name: a name in LOGS.
+            library: the library's true name.
+            rows: as for `validate`.
+            recorded_at: when the rows were made; with a time zone.
+            run_id, model_id: as for `write`.
+
+        Returns:
+            The rows as published.
+        """
+        if table_name not in LOGS:
+            raise LakeError(f"{table_name} does not grow: write it")
+        name = f"{_folder(table_name, library)}/{_moment(recorded_at)}_{quote(run_id, safe='')}.parquet"
+        return self._write(table_name, name, library, rows, run_id, model_id)
+
+    def _write(
+        self,
+        table_name: str,
+        name: str,
+        library: str,
+        rows: pa.Table | list[dict[str, Any]],
+        run_id: str,
+        model_id: str,
+    ) -> pa.Table:
         table = validate(table_name, rows)
         metadata = {
             "run_id": run_id,
@@ -150,15 +205,54 @@ class Lake:
     def read(self, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table | None:
         """Return a library's table, or None when it was never published; see `spool` for one that is large.
 
+        Columns have their present names, also where a file of an earlier version has others.
+
         Args:
-            table_name: a name in SCHEMAS.
+            table_name: a name in SCHEMAS; one that only grows is read whole.
             library: the library's true name.
+            columns: the columns wanted; None is all that the file has.
+        """
+        if table_name in LOGS:
+            return self.read_log(table_name, library, columns=columns)
+        return self._read(table_name, _file_name(table_name, library), columns)
+
+    def read_log(
+        self, table_name: str, library: str, *, newest: int | None = None, columns: list[str] | None = None
+    ) -> pa.Table | None:
+        """Return the rows of a table that only grows, oldest first, or None when it has no file.
+
+        Args:
+            table_name: a name in LOGS.
+            library: the library's true name.
+            newest: how many files are read, the newest; None is all.
             columns: the columns wanted; None is all.
         """
-        name = _file_name(table_name, library)
+        names = self._log_files(table_name, library)
+        names = names if newest is None else names[-newest:]
+        with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+            found = list(pool.map(lambda name: self._read(table_name, name, columns), names))
+        pieces = [piece for piece in found if piece is not None]
+        return pa.concat_tables(pieces, promote_options="default") if pieces else None
+
+    def prune_logs(self, library: str, before: datetime) -> list[str]:
+        """Remove the files of tables that only grow that were recorded before a time, and return their names."""
+        self._require_claim(library)
+        names = [name for table_name in LOGS for name in self._log_files(table_name, library)]
+        old = [name for name in names if name.rpartition("/")[2] < _moment(before)]
+        self._storage.delete(old)
+        return old
+
+    def _log_files(self, table_name: str, library: str) -> list[str]:
+        """Return the names of a library's files of a table that only grows, oldest first."""
+        names = self._storage.list(_folder(table_name, library))
+        return [name for name in names if _LOG_NAME.fullmatch(name.rpartition("/")[2])]
+
+    def _read(self, table_name: str, name: str, columns: list[str] | None) -> pa.Table | None:
         try:
             names = [field.name for field in SCHEMAS[table_name] if pa.types.is_dictionary(field.type)]
             file = pq.ParquetFile(self._storage.open(name).reader(), read_dictionary=names)
+            older = _older_names(table_name, file.schema_arrow)
+            columns = columns and [older.get(column, column) for column in columns]
             wanted = file.schema_arrow if columns is None else pa.schema([file.schema_arrow.field(c) for c in columns])
             if is_large(wanted):
                 groups = (file.read_row_group(index, columns) for index in range(file.num_row_groups))
@@ -168,11 +262,17 @@ class Lake:
             return None
         except pa.ArrowException as error:
             raise LakeError(f"{self.uri}/{name}: not a readable table: {error}") from error
-        return tidy_names(table.replace_schema_metadata(None))
+        return tidy_names(_renamed(table_name, table).replace_schema_metadata(None))
 
     def metadata(self, table_name: str, library: str) -> dict[str, Any] | None:
-        """Return run_id, model_id, row_count, schema_version and library of a library's table; None without one."""
-        name = _file_name(table_name, library)
+        """Return run_id, model_id, row_count, schema_version and library of a library's table; None without one.
+
+        Of a table that only grows they are the newest file's.
+        """
+        names = self._log_files(table_name, library) if table_name in LOGS else [_file_name(table_name, library)]
+        if not names:
+            return None
+        name = names[-1]
         try:
             footer = pq.read_metadata(self._storage.open(name).reader()).metadata or {}
         except FileNotFoundError:
@@ -185,16 +285,14 @@ class Lake:
 
     def libraries(self) -> list[str]:
         """Return the true names of all libraries that have a published table, sorted."""
-        return sorted({library for table_name in SCHEMAS for library in self._published(table_name)})
+        return sorted({library for table_name in SCHEMAS for library, _ in self._published(table_name)})
 
-    def _published(self, table_name: str) -> dict[str, str]:
-        """Return file name by library."""
-        published = {}
+    def _published(self, table_name: str) -> Iterator[tuple[str, str]]:
+        """Give library and name of each published file of a table."""
         for name in self._storage.list(table_name):
             _, partition, *rest = name.split("/")
-            if partition.startswith("library=") and rest == ["data.parquet"]:
-                published[self._true_name(name, partition.removeprefix("library="))] = name
-        return published
+            if partition.startswith("library=") and len(rest) == 1 and _is_published(table_name, rest[0]):
+                yield self._true_name(name, partition.removeprefix("library=")), name
 
     def _true_name(self, file_name: str, quoted: str) -> str:
         """Return the library of a file; where its folder's name is shortened, the file itself says it."""
@@ -278,7 +376,7 @@ class Lake:
             while reader.tell() < len(content):
                 table = pa.ipc.open_stream(reader).read_all()
                 table_name = (table.schema.metadata or {})[b"table_name"].decode()
-                part[table_name] = validate(table_name, table.replace_schema_metadata(None))
+                part[table_name] = validate(table_name, _renamed(table_name, table).replace_schema_metadata(None))
         except (LakeError, pa.ArrowException, KeyError) as error:
             _log.warning("part file %r is left out: %s", name, error)
             return None
@@ -296,35 +394,57 @@ class Lake:
         The tables that others are made from go last, so that one that is interrupted can be taken up again.
         """
         self._require_claim(library)
-        tables = [name for name in reversed(SCHEMAS) if self.metadata(name, library) is not None]
+        files = {name: self._storage.list(_folder(name, library)) for name in reversed(SCHEMAS)}
         self._storage.delete(self._storage.list(f"{WORK_FOLDER}/parts/library={_quoted(library)}"))
-        for name in tables:
-            self._storage.delete([_file_name(name, library)])
-        return tables
+        for names in files.values():
+            self._storage.delete(names)
+        return [table_name for table_name, names in files.items() if names]
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, library: str | None = None) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with one view a table, `library` its first column; see `cpllm_dagster.lake.sql`.
 
         A query sees each library's table as published last; it can read nothing else, and write nothing.
-        """
-        return sql.connect(SCHEMAS, self._listed, self._open_listed)
 
-    def _listed(self, table_name: str) -> list[str]:
+        Args:
+            library: the only library that is seen; None is all.
+        """
+        files = {name: columns for name, columns in SCHEMAS.items() if name not in VIEWS}
+        return sql.connect(files, functools.partial(self._listed, library), self._open_listed, VIEWS)
+
+    def _listed(self, only: str | None, table_name: str) -> list[str]:
         """Return the table's files by names from which hive readers decode the true libraries, however long."""
-        libraries = self._published(table_name)
-        return sorted(f"{table_name}/library={_percent_quoted(library)}/data.parquet" for library in libraries)
+        return sorted(
+            f"{table_name}/library={_percent_quoted(library)}/{name.rpartition('/')[2]}"
+            for library, name in self._published(table_name)
+            if only is None or library == only
+        )
 
     def _open_listed(self, name: str) -> Snapshot:
         table_name, _, rest = name.partition("/library=")
         library, _, file = rest.partition("/")
-        if table_name not in SCHEMAS or not library or file != "data.parquet":
+        if table_name not in SCHEMAS or not library or not _is_published(table_name, file):
             raise FileNotFoundError(name)
-        return self._storage.open(_file_name(table_name, unquote(library)))
+        snapshot = self._storage.open(f"{_folder(table_name, unquote(library))}/{file}")
+        return _in_present_columns(table_name, snapshot)
+
+
+def _folder(table_name: str, library: str) -> str:
+    schema(table_name)
+    return f"{table_name}/library={_quoted(library)}"
 
 
 def _file_name(table_name: str, library: str) -> str:
-    schema(table_name)
-    return f"{table_name}/library={_quoted(library)}/data.parquet"
+    return f"{_folder(table_name, library)}/{_WHOLE}"
+
+
+def _is_published(table_name: str, file: str) -> bool:
+    """Tell whether a file of this name, in a library's folder, is of the table."""
+    return bool(_LOG_NAME.fullmatch(file)) if table_name in LOGS else file == _WHOLE
+
+
+def _moment(time_: datetime) -> str:
+    """Give a time as it stands in file names, to the microsecond."""
+    return f"{time_.astimezone(UTC):%Y%m%dT%H%M%S%f}Z"
 
 
 def _parts_folder(library: str, model_id: str) -> str:
@@ -362,6 +482,39 @@ def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
     written = pq.read_metadata(path)
     if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(plain):
         raise LakeError(f"{path}: {written.num_rows} of {len(table)} rows stand in it, or in another schema")
+
+
+def _older_names(table_name: str, columns: pa.Schema) -> dict[str, str]:
+    """Give, by present name, the names that columns have in a file of an earlier version."""
+    renamed = RENAMED.get(table_name, {})
+    return {new: old for old, new in renamed.items() if old in columns.names and new not in columns.names}
+
+
+def _renamed(table_name: str, table: pa.Table) -> pa.Table:
+    """Give a table of any version with the present names of its columns."""
+    present = {old: new for new, old in _older_names(table_name, table.schema).items()}
+    return table.rename_columns([present.get(name, name) for name in table.column_names]) if present else table
+
+
+def _in_present_columns(table_name: str, snapshot: Snapshot) -> Snapshot:
+    """Give a file of an earlier version with the present columns, so that SQL reads files of all versions at once.
+
+    Columns that it lacks are null. Large tables have never changed and are left as they are.
+    """
+    wanted = names_as_text(SCHEMAS[table_name])
+    try:
+        if is_large(wanted) or pq.read_schema(snapshot.reader()).names == wanted.names:
+            return snapshot
+        table = _renamed(table_name, pq.read_table(snapshot.reader()))
+    except pa.ArrowException as error:
+        raise LakeError(f"not a readable table: {error}") from error
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in wanted
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, names=wanted.names), sink)
+    return BytesSnapshot(sink.getvalue().to_pybytes(), snapshot.version)
 
 
 def _newest(table_name: str, table: pa.Table) -> pa.Table:

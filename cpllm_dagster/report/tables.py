@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,9 +127,9 @@ def _both_ends(table: pa.Table, column: str) -> list[dict[str, Any]]:
 
 def failures_by_type(table: pa.Table) -> list[tuple[str, int]]:
     """Count the failed rows of the catalog or scores table by their error type, most frequent first."""
-    failed = table.filter(pc.field("status") == "failed")
-    counts = failed.group_by("error_type").aggregate([([], "count_all")]).to_pylist()
-    return sorted(((row["error_type"], row["count_all"]) for row in counts), key=lambda item: (-item[1], item[0]))
+    name = "error_type" if "error_type" in table.column_names else "probe_error_type"
+    counts = Counter(table[name].drop_null().to_pylist())
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 RANKING_SQL = """

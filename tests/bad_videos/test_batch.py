@@ -35,7 +35,7 @@ def test_each_has_one_row_in_every_table_that_is_due(tmp_path: Path, names: Iter
     assert {name: row["error_type"] for name, row in scores.items()} == {n: e.error for n, e in expected.items()}
     assert set(catalog) == set(expected)
     scored = {name for name, made in expected.items() if made.error is None}
-    assert {name for name, row in catalog.items() if row["status"] == "ok"} >= scored
+    assert {name for name, row in catalog.items() if row["probe_status"] == "ok"} >= scored
     for name in scored:
         row = scores[name]
         assert 1 <= row["score"] <= 5 and row["error_message"] is None

@@ -33,6 +33,8 @@ from cpllm_model.network import checkpoint
 LIBRARY = "Ünder <b>50% | 'x'"
 HOSTILE_KEYS = ("a b.mp4", 'it\'s "quoted"/<img src=x onerror=alert(1)>.mp4', "übung=1 ../..%2F.mp4")
 BROKEN = {"zero.mp4": b"", "text.mp4": b"no video\n" * 50}
+#: The assets of one pass of the model.
+QUALITY = ("visual_features", "quality_descriptions", "quality_scores", "score_history", "nights")
 TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings")
 
 
@@ -79,6 +81,10 @@ class Platform:
         """Time and content of every file of the lake."""
         paths = (path for path in Path(self.settings.lake_uri).rglob("*") if path.is_file())
         return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+    def nights(self) -> list[dict[str, Any]]:
+        """What the runs of the library have recorded of themselves, oldest first."""
+        return self.table("nights").to_pylist()
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,12 @@ def test_the_next_run_goes_on_from_a_broken_one(history: History) -> None:
     (video,) = history.recovered
     assert run_of.pop(video) != history.result.run_id
     assert set(run_of.values()) == {history.result.run_id}
+    # The run that broke off has published nothing: the second one records all, the recovered video too.
+    changes = history.platform.table("score_history").to_pylist()
+    assert {(row["change"], row["run_id"]) for row in changes} == {("new", history.result.run_id)} and len(changes) == 5
+    (night,) = history.platform.nights()
+    assert (night["videos"], night["videos_new"], night["failed_share"]) == (5, 5, 0.4)
+    assert night["scoring_s"] >= night["inference_s_sum"] / 4 > 0
     assert not list(Path(history.platform.settings.lake_uri, ".work").rglob("*.part"))
 
 
@@ -207,10 +219,13 @@ def test_checks_pass_and_name_the_library(history: History) -> None:
 
 def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> None:
     shown = metadata_of(history.result)
-    assert len(shown) == 6
+    assert len(shown) == 8
     assert "decoding" not in shown[str(dg.AssetKey("video_catalog"))]  # the first run has probed all
     scores = shown[str(dg.AssetKey("quality_scores"))]
     assert (scores["new"].value, scores["kept"].value, scores["failed"].value) == (4, 1, 2)
+    assert (scores["videos"].value, scores["failed_share"].value) == (5, 0.4)
+    assert 1 <= scores["score_p5"].value <= scores["score_mean"].value <= 5  # pyright: ignore
+    assert 0 <= scores["share_below_3"].value <= 1  # pyright: ignore
     assert scores["dagster/partition_row_count"].value == 5
     assert {record.data["error_type"] for record in scores["failures_by_type"].value.records} == {  # pyright: ignore
         "empty_file",
@@ -226,9 +241,17 @@ def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> 
 def test_a_run_without_change_touches_nothing(platform: Platform, history: History) -> None:
     before = platform.files()
     result = platform.run()
-    assert result.success and platform.files() == before
-    assert data_versions(result) == data_versions(history.result)
-    assert all(shown["removed"].value == 0 for shown in metadata_of(result).values())
+    after = platform.files()
+    (night,) = set(after) - set(before)
+    assert result.success and after == before | {night: after[night]} and "/nights/" in night
+    assert quiet_versions(result) == quiet_versions(history.result)
+    assert not any(shown["removed"].value for shown in metadata_of(result).values() if "removed" in shown)
+    assert platform.nights()[-1]["unchanged"] == 5
+
+
+def quiet_versions(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """The data versions of what a night without change leaves as it was."""
+    return {asset: version for asset, version in data_versions(result).items() if "nights" not in asset}
 
 
 def test_a_quiet_night_loads_no_model_and_starts_no_process(platform: Platform, history: History) -> None:
@@ -236,7 +259,7 @@ def test_a_quiet_night_loads_no_model_and_starts_no_process(platform: Platform, 
         started, loaded, versions = process.submit(quiet_night, platform.settings).result()
     assert not [command for command in started if "cpllm" in command or "ray" in command]
     assert not loaded
-    assert versions == data_versions(history.result)
+    assert versions == quiet_versions(history.result)
 
 
 def quiet_night(settings: Settings) -> tuple[list[str], set[str], dict[str, str]]:
@@ -245,7 +268,7 @@ def quiet_night(settings: Settings) -> tuple[list[str], set[str], dict[str, str]
     sys.addaudithook(lambda event, found: started.append(str(found)) if event == "subprocess.Popen" else None)
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_library(build_definitions(settings), LIBRARY, instance)
-    return started, {"torch", "ray"} & set(sys.modules), data_versions(result)
+    return started, {"torch", "ray"} & set(sys.modules), quiet_versions(result)
 
 
 def test_a_resumed_run_gives_the_tables_of_a_quiet_one(history: History, tmp_path: Path) -> None:
@@ -306,6 +329,8 @@ def test_a_new_model_scores_all_while_the_old_rows_can_be_queried(
     assert seen == [[(old, "failed", 2), (old, "ok", 3)]] * 3
     for name in TABLES[1:]:
         assert set(platform.table(name)["model_id"].to_pylist()) == {new}
+    first, second = platform.table("score_history")["change"].to_pylist()[:5], platform.nights()[-1]
+    assert first == ["new"] * 5 and (second["videos_rescored"], second["model_id"]) == (5, new)
     assert len(platform.table("scores")) == 5 and len(platform.table("rankings")) == 3
 
 
@@ -328,6 +353,13 @@ def test_only_what_changed_is_scored(platform: Platform, clips: list[Path]) -> N
     assert after[mended]["status"] == "ok" and before[mended]["status"] == "failed"
     # The same bytes have the same score, whatever their name and their neighbours in the batch.
     assert after[added]["score"] == before[gone]["score"]
+    changes = [row for row in platform.table("score_history").to_pylist() if row["run_id"] == result.run_id]
+    assert {(row["video_id"], row["change"], row["previous_score"]) for row in changes} == {
+        (added, "new", None), (mended, "changed", None), (gone, "removed", before[gone]["score"]),
+    }  # fmt: skip
+    night = platform.nights()[-1]
+    assert (night["videos"], night["failed_videos"], night["unchanged"], night["run_id"]) == (5, 1, 3, result.run_id)
+    assert night["failures_by_type"] == [{"error_type": "empty_file", "videos": 1}]
     assert len(platform.rows("rankings")) == 4
     pairs = platform.table("comparisons")
     assert gone not in {*pairs["video_id_a"].to_pylist(), *pairs["video_id_b"].to_pylist()}
@@ -344,7 +376,7 @@ def test_answers_outlive_one_night_without_their_video(platform: Platform) -> No
 
     def night() -> list[Path]:
         """Run up to the scores; gives the parts that are left."""
-        platform.run(assets=("video_catalog", "visual_features", "quality_descriptions", "quality_scores"))
+        platform.run(assets=("video_catalog", *QUALITY))
         return list(Path(platform.settings.lake_uri, ".work").rglob("*.part"))
 
     platform.client.delete_object(Bucket=platform.bucket, Key=key)

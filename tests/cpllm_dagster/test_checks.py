@@ -21,7 +21,7 @@ LIBRARY = "fil ms"
 
 
 def catalog_row(video: str, etag: str = "1") -> dict[str, Any]:
-    row = {"video_id": video, "uri": f"s3://b/{video}", "etag": etag, "size_bytes": 9, "status": "ok"}
+    row = {"video_id": video, "uri": f"s3://b/{video}", "etag": etag, "size_bytes": 9, "probe_status": "ok"}
     return row | {"last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
 
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 
 MODEL = "tiny-000000000000"
 

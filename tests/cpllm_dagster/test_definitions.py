@@ -21,6 +21,7 @@ CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
     "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
+    "CPLLM_HISTORY_DAYS",
 )  # fmt: skip
 
 
@@ -57,8 +58,9 @@ print(json.dumps({
     assert json.loads(done.stdout) == {
         "heavy": [],
         "assets": [
-            "distortion_corpus", "model_evaluation", "pairwise_comparisons", "promoted_model", "quality_descriptions",
-            "quality_rankings", "quality_scores", "training_run", "video_catalog", "visual_features",
+            "distortion_corpus", "model_evaluation", "nights", "pairwise_comparisons", "promoted_model",
+            "quality_descriptions", "quality_rankings", "quality_scores", "score_history", "training_run",
+            "video_catalog", "visual_features",
         ],
         "jobs": ["score_all_libraries", "score_library", "train_and_promote"],
         "checks": 5,
@@ -80,6 +82,8 @@ print(json.dumps({
         ("CPLLM_CATALOG_ACCESS", "public", "CPLLM_CATALOG_ACCESS is 'public'; give one of signed, unsigned"),
         ("CPLLM_LARGEST_LOSS", "some", "CPLLM_LARGEST_LOSS is 'some'"),
         ("CPLLM_LARGEST_LOSS", "30", "a share from 0 to 1"),
+        ("CPLLM_HISTORY_DAYS", "-1", "CPLLM_HISTORY_DAYS is '-1'; give a number of days"),
+        ("CPLLM_HISTORY_DAYS", "1000000", "0 to 36500"),
     ],
 )
 def test_a_missing_or_wrong_value_is_one_sentence(
@@ -123,6 +127,13 @@ def test_what_is_left_out_and_what_may_be_lost_are_settings(environment: pytest.
         assert settings.exclude == expected == video_store(settings).exclude
         catalog = (build_definitions(settings).resources or {})["catalog"]
         assert (tuple(catalog.exclude), catalog.largest_loss) == (expected, 0.5)
+
+
+def test_how_long_history_is_kept_is_a_setting(environment: pytest.MonkeyPatch) -> None:
+    assert read_settings().history_days == 400
+    environment.setenv("CPLLM_HISTORY_DAYS", "0")
+    lake: Any = (build_definitions(read_settings()).resources or {})["lake"]
+    assert lake.history_days == 0
 
 
 @pytest.mark.parametrize("lake", ["videos", "videos/lake", "videos/../videos/lake"])

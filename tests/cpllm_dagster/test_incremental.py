@@ -19,8 +19,8 @@ TABLES = ("scores", "descriptions", "features")
 def catalog_row(video: str, etag: str = "1", error_type: str | None = None) -> dict[str, Any]:
     """A listed video, broken if it has an error type."""
     row = {"video_id": video, "uri": f"s3://b/{video}", "key": video, "etag": etag, "size_bytes": 9}
-    row |= {"last_modified": datetime(2026, 1, 1, tzinfo=UTC), "status": "failed" if error_type else "ok"}
-    return row | {"error_type": error_type, "error_message": error_type and "why"}
+    row |= {"last_modified": datetime(2026, 1, 1, tzinfo=UTC), "probe_status": "failed" if error_type else "ok"}
+    return row | {"probe_error_type": error_type, "probe_error_message": error_type and "why"}
 
 
 def answer(video: str, etag: str = "1", model: str = MODEL, error_type: str | None = None) -> dict[str, list]:

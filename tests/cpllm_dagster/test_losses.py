@@ -21,7 +21,8 @@ from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.catalog.listing import EXCLUDED, MATCHED, NO_ENDING, REPEATED, VideoListing
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.definitions import Settings, build_definitions
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import Lake
 from cpllm_dagster.resources import LARGEST_LOSS
 from cpllm_model.decoding.samples import DecodeLimits

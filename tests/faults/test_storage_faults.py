@@ -198,7 +198,10 @@ def test_a_listing_of_a_hundred_thousand_objects(proxy: S3Proxy, objects: tuple[
     listing_s = time.monotonic() - started
     assert len({video.uri for video in listed}) == count
 
-    rows = [{"video_id": video_id(v.uri), "status": "failed", "error_type": "too_short"} | vars(v) for v in listed]
+    rows = [
+        {"video_id": video_id(v.uri), "probe_status": "failed", "probe_error_type": "too_short"} | vars(v)
+        for v in listed
+    ]
     known = pa.Table.from_pylist(rows, SCHEMAS["catalog"])
     del listed, rows
     tracemalloc.start()

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cpllm_dagster.lake.schemas import KEYS, SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import CHANGES, KEYS, LOGS, SCHEMAS, SENTENCES, comment, severity_column
 from cpllm_model.errors import LakeError
+from cpllm_model.scale import DISTORTIONS
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.UTC)
 
@@ -32,9 +34,9 @@ ROWS: dict[str, dict[str, Any]] = {
         "pixel_format": "yuv420p",
         "rotation_deg": 90,
         "bit_rate_bps": 1000,
-        "status": "ok",
-        "error_type": None,
-        "error_message": None,
+        "probe_status": "ok",
+        "probe_error_type": None,
+        "probe_error_message": None,
     },
     "scores": {
         "video_id": "a1",
@@ -47,7 +49,11 @@ ROWS: dict[str, dict[str, Any]] = {
         "level": "fair",
         "level_probabilities": [0.0, 0.1, 0.5, 0.3, 0.1],
         "segment_start_s": (0.0, 1.0),
-        "segment_score": np.array([3.0, 4.0]),
+        "segment_end_s": [1.0, 2.0],
+        "segment_score": [None, 3.5],
+        "score_worst": 3.5,
+        "worst_start_s": 1.0,
+        "worst_end_s": 2.0,
         "scene": {"light": "dark", "detail": "rich", "motion": "still", "kind": "camera"},
         "sampling_plan": "keyframe",
         "damaged_frames": 2,
@@ -92,6 +98,69 @@ ROWS: dict[str, dict[str, Any]] = {
         "strength_se": 0.25,
         "comparisons": 7,
     },
+    "events": {"video_id": "a1", "kind": "freeze", "start_s": 1.0, "end_s": 2.5, "share": 0.25},
+    "videos": {
+        "video_id": "a1",
+        "uri": "s3://b/k",
+        "key": "k",
+        "file_name": "k",
+        "status": "ok",
+        "error_type": None,
+        "error_message": None,
+        "score": 3.5,
+        "score_std": 0.25,
+        "level": "fair",
+        "rank": 1,
+        "percentile": 100.0,
+        "score_worst": 3.0,
+        "worst_start_s": 0.0,
+        "worst_end_s": 1.0,
+        "description": "The picture is clean.",
+        "named_distortions": ["blur"],
+        **{severity_column(family): 0.5 for family in DISTORTIONS},
+        "codec": "h264",
+        "width_px": 640,
+        "height_px": 360,
+        "fps": 25.0,
+        "duration_s": 2.0,
+        "size_bytes": 12,
+        "bit_rate_bps": 1000,
+        "bits_per_pixel": 0.1,
+        "etag": "e",
+        "model_id": "m",
+        "scored_at": NOW,
+    },
+    "score_history": {
+        "run_id": "r",
+        "recorded_at": NOW,
+        "video_id": "a1",
+        "key": "k",
+        "etag": "e",
+        "model_id": "m",
+        "change": "changed",
+        "score": 3.5,
+        "score_std": 0.25,
+        "level": "fair",
+        "status": "ok",
+        "error_type": None,
+        "previous_score": 4.0,
+    },
+    "nights": {
+        "run_id": "r",
+        "recorded_at": NOW,
+        "model_id": "m",
+        "videos": 2,
+        "failed_videos": 1,
+        "failed_share": 0.5,
+        "failures_by_type": [{"error_type": "too_short", "videos": 1}],
+        **dict.fromkeys(("score_mean", "score_p5", "score_p25", "score_median", "score_p75", "score_p95"), 3.5),
+        "share_below_3": 0.0,
+        "unchanged": 1,
+        **{f"videos_{change}": int(change == "new") for change in CHANGES},
+        "scoring_s": 4.0,
+        "decode_s_sum": 1.0,
+        "inference_s_sum": 0.5,
+    },
 }
 FAILED = {"status": "failed", "error_type": "empty_file", "score": None}
 
@@ -119,7 +188,7 @@ def test_rows_are_sorted_by_key_into_one_chunk() -> None:
 
 
 def test_nullable_columns_may_be_left_out() -> None:
-    required = {name: value for name, value in ROWS["catalog"].items() if name not in ("fps", "error_type")}
+    required = {name: value for name, value in ROWS["catalog"].items() if name not in ("fps", "probe_error_type")}
     assert validate("catalog", [required])["fps"].to_pylist() == [None]
     table = validate("catalog", [ROWS["catalog"]]).drop_columns(["codec"])
     assert validate("catalog", table)["codec"].to_pylist() == [None]
@@ -143,6 +212,9 @@ def test_nullable_columns_may_be_left_out() -> None:
         ("scores", {"uri": "\ud800"}, "does not fit"),
         ("scores", {"colour": 1}, "no column is named 'colour'"),
         ("catalog", {"size_bytes": 2**70}, "does not fit"),
+        ("catalog", {"probe_error_type": "x"}, "'ok' row has an error_type"),
+        ("score_history", {"status": None}, "'failed' row has one"),
+        ("videos", {"blur_severity": 5.5}, "videos.blur_severity"),
         ("comparisons", {"video_id_b": "a1"}, "compared with itself"),
         ("comparisons", {"probability_a_better": -0.1}, "comparisons.probability_a_better"),
         ("descriptions", {"distortions": [{"name": "x", "severity": math.nan}]}, "descriptions.distortions"),
@@ -157,14 +229,14 @@ def test_bad_rows_are_refused(table_name: str, change: dict[str, Any], message: 
 
 @pytest.mark.parametrize("table_name", SCHEMAS)
 def test_a_key_twice_is_refused(table_name: str) -> None:
-    with pytest.raises(LakeError, match=r"1 keys stand twice or more, the first .*'a1'"):
+    with pytest.raises(LakeError, match=r"1 keys are there twice or more, the first .*'(a1|r)'"):
         validate(table_name, [ROWS[table_name], ROWS[table_name]])
     assert set(KEYS[table_name]) <= set(SCHEMAS[table_name].names)
 
 
 def test_a_pair_in_both_orders_is_one_pair() -> None:
     turned = ROWS["comparisons"] | {"video_id_a": "b2", "video_id_b": "a1"}
-    with pytest.raises(LakeError, match="stand twice"):
+    with pytest.raises(LakeError, match="are there twice"):
         validate("comparisons", [ROWS["comparisons"], turned])
     others = [ROWS["comparisons"] | {"video_id_b": name} for name in ("b2", "b3")]
     assert len(validate("comparisons", others)) == 2
@@ -172,5 +244,36 @@ def test_a_pair_in_both_orders_is_one_pair() -> None:
 
 def test_failed_rows_pass() -> None:
     validate("scores", [ROWS["scores"] | FAILED])
-    failed = {"status": "failed", "error_type": "not_a_video", "error_message": "text"}
+    failed = {"probe_status": "failed", "probe_error_type": "not_a_video", "probe_error_message": "text"}
     validate("catalog", [ROWS["catalog"] | failed | {"fps": None}])
+
+
+def test_a_removed_video_has_no_status() -> None:
+    gone = {"change": "removed", "status": None, "score": None, "score_std": None, "level": None}
+    assert validate("score_history", [ROWS["score_history"] | gone])["status"].to_pylist() == [None]
+
+
+def test_events_are_sorted_by_video_kind_and_start() -> None:
+    event = ROWS["events"]
+    rows = [event | {"start_s": start, "kind": kind} for start in (10.0, 9.5, -1.0) for kind in ("freeze", "black")]
+    found = validate("events", rows).to_pylist()
+    assert [(row["kind"], row["start_s"]) for row in found] == [
+        (kind, start) for kind in ("black", "freeze") for start in (-1.0, 9.5, 10.0)
+    ]
+
+
+@pytest.mark.parametrize("table_name", SCHEMAS)
+def test_every_column_has_one_sentence(table_name: str) -> None:
+    assert re.fullmatch(r"[A-Z].*\.", SENTENCES[table_name])
+    for field in SCHEMAS[table_name]:
+        assert re.fullmatch(r"([A-Z`]|libav's).*\.", comment(field)), field.name
+        assert all(comment(column) == comment(field) for column in validate(table_name, []).schema if column == field)
+
+
+def test_columns_of_one_name_mean_one_thing() -> None:
+    """So that a natural join of tables of the present joins equal things."""
+    meaning: dict[str, str] = {}
+    for table_name, columns in SCHEMAS.items():
+        for field in columns:
+            if table_name not in LOGS:
+                assert meaning.setdefault(field.name, comment(field)) == comment(field), (table_name, field.name)

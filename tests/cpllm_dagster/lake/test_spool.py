@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import ROWS_AT_ONCE, spooled, taken
 from cpllm_dagster.lake.tables import Lake
 from cpllm_model.errors import LakeError

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cpllm_dagster.lake import storage
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.sql import connect, sentence
 from cpllm_dagster.lake.tables import Lake, _file_name, video_id
 from cpllm_model.errors import LakeError
@@ -110,7 +111,7 @@ def test_what_is_written_is_read(lake: Lake) -> None:
         "run_id": "run-1",
         "model_id": "m",
         "row_count": 3,
-        "schema_version": 1,
+        "schema_version": 2,
         "library": "a",
     }
     publish(lake, count=1, run_id="run-2")
@@ -218,7 +219,7 @@ def test_the_same_rows_are_the_same_bytes(folder: Path) -> None:
 
 def test_refused_rows_leave_the_table_as_it_was(lake: Lake) -> None:
     publish(lake)
-    with pytest.raises(LakeError, match="stand twice"):
+    with pytest.raises(LakeError, match="are there twice"):
         lake.write("rankings", "a", rows() + rows(), run_id="run-2", model_id="m")
     assert (lake.metadata("rankings", "a") or {})["run_id"] == "run-1"
 
