@@ -244,14 +244,24 @@ def result_rows(result: VideoResult, model_id: str, run_id: str) -> Rows:
     assert result.rating is not None and result.description is not None and result.tokens is not None
     key = {"video_id": result.item.video_id, "etag": result.item.etag, "model_id": model_id}
     tokens_NLD = result.tokens.tokens_NLD
+    words = result.description
     score = key | asdict(result.rating) | course | {"uri": result.item.uri, "status": "ok"}
+    score["events"] = [asdict(event) for event in words.events]
     return {
         "scores": [score | {"scored_at": datetime.now(UTC), "run_id": run_id}],
         "descriptions": [
             key
             | {
-                "description": result.description.text,
-                "distortions": [asdict(distortion) for distortion in result.description.distortions],
+                "description": words.text,
+                "distortions": [
+                    {name: value for name, value in asdict(one).items() if name != "stretches"}
+                    for one in words.distortions
+                ],
+                "distortion_times": [
+                    {"name": one.name, "start_s": start_s, "end_s": end_s}
+                    for one in words.distortions
+                    for start_s, end_s in one.stretches
+                ],
             }
         ],
         "features": [

@@ -31,6 +31,8 @@ _text, _real, _count = pa.string(), pa.float64(), pa.int64()
 _name = pa.dictionary(pa.int32(), _text)
 _moment = pa.timestamp("us", tz="UTC")
 _distortion = pa.struct([("name", _text), ("severity", _real), ("probability", _real), ("named", pa.bool_())])
+_stretch = pa.struct([("name", _text), ("start_s", _real), ("end_s", _real)])
+_event = pa.struct([("kind", _text), ("start_s", _real), ("end_s", _real), ("share", _real)])
 _scene = pa.struct([(name, _text) for name in SCENE_FACTS])
 _failures = pa.list_(pa.struct([("error_type", _text), ("videos", _count)]))
 
@@ -127,6 +129,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             _SCORE_WORST,
             _WORST_START,
             _WORST_END,
+            _maybe(
+                "events",
+                pa.list_(_event),
+                "What was measured in time, such as a freeze or black: its kind, start, end, and share of the frame.",
+            ),
             _maybe("scene", _scene, "What is shown, as the model answers: light, detail, motion and kind."),
             _maybe("sampling_plan", _text, "How frames were reached: keyframe, keyframe+decode, sequential or still."),
             _maybe("damaged_frames", _count, "Frames that are damaged, missing or left out; 0 is a clean video."),
@@ -150,6 +157,11 @@ SCHEMAS: dict[str, pa.Schema] = {
                 pa.list_(_distortion),
                 "Each family of distortions: severity 0 (none) to 5 (severe), probability, and whether it is named.",
             ),
+            _maybe(
+                "distortion_times",
+                pa.list_(_stretch),
+                "When each named distortion is to be seen: its name, start and end, in seconds.",
+            ),
         ]
     ),
     "features": pa.schema(
@@ -160,15 +172,6 @@ SCHEMAS: dict[str, pa.Schema] = {
             _required(_SEGMENT_START),
             _always("tokens", pa.large_binary(), "Visual tokens that the decoder saw: float16, row by row."),
             _always("tokens_shape", pa.list_(pa.int32()), "Shape of `tokens`: segments, tokens a segment, width."),
-        ]
-    ),
-    "events": pa.schema(
-        [
-            _VIDEO_ID,
-            _always("kind", _text, "What happens in the picture, such as a freeze or a black screen."),
-            _always("start_s", _real, "Start of the event on the video's clock, in seconds."),
-            _always("end_s", _real, "End of the event, in seconds."),
-            _maybe("share", _real, "Share of the video's duration that the event lasts, 0-1."),
         ]
     ),
     "comparisons": pa.schema(
@@ -294,7 +297,6 @@ SENTENCES: dict[str, str] = {
     "scores": "A video with its score, or with the reason why it has none; every video of the catalogue has one row.",
     "descriptions": "A scored video in words and in distortions.",
     "features": "A scored video's visual tokens, which comparisons reuse.",
-    "events": "A stretch of a video in which something is wrong with the picture. No run fills this table yet.",
     "comparisons": "A pair of videos that the model has compared.",
     "rankings": "A scored video's place in its library by pairwise comparisons.",
     "videos": "A video with what the other tables say of it in one row: the table to start from.",
@@ -308,7 +310,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "scores": ("video_id",),
     "descriptions": ("video_id",),
     "features": ("video_id",),
-    "events": ("video_id", "kind", "start_s"),
     "comparisons": ("video_id_a", "video_id_b"),
     "rankings": ("video_id",),
     "videos": ("video_id",),

@@ -1,4 +1,4 @@
-"""The table `videos` as a query over the other tables: what an analyst starts from.
+"""The table `videos` as a query over the other tables, what an analyst starts from; and `events`, one a row.
 
 Out: SQL for DuckDB, which is the view `videos` of `cpllm sql` and makes the published table of the same name, so that
 both always have the same columns and values. Knows nothing of files.
@@ -41,4 +41,10 @@ LEFT JOIN descriptions d ON d.library = s.library AND d.video_id = s.video_id AN
 LEFT JOIN rankings r ON r.library = s.library AND r.video_id = s.video_id AND r.model_id = s.model_id
 """  # noqa: S608 # families are the model's own words
 
-VIEWS = {"videos": _VIDEOS}
+#: A row for each event of each video.
+_EVENTS = """
+SELECT s.library, s.video_id, s.key, e.kind, e.start_s, e.end_s, e.share
+FROM scores s, unnest(s.events) AS found(e)
+"""
+
+VIEWS = {"videos": _VIDEOS, "events": _EVENTS}

@@ -63,7 +63,7 @@ LIBRARIES = [
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 
 #: No run writes the others yet.
-PUBLISHED = set(SCHEMAS) - {"events", "videos"}
+PUBLISHED = set(SCHEMAS) - {"videos"}
 
 
 @dataclass(frozen=True)

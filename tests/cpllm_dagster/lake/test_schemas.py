@@ -54,6 +54,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "score_worst": 3.5,
         "worst_start_s": 1.0,
         "worst_end_s": 2.0,
+        "events": [{"kind": "black", "start_s": 0.0, "end_s": 1.0, "share": 1.0}],
         "scene": {"light": "dark", "detail": "rich", "motion": "still", "kind": "camera"},
         "sampling_plan": "keyframe",
         "damaged_frames": 2,
@@ -71,6 +72,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "model_id": "m",
         "description": "A <b>clip</b>; DROP TABLE scores",
         "distortions": [{"name": "blur", "severity": 2.0, "probability": 0.75, "named": True}],
+        "distortion_times": [{"name": "blur", "start_s": 0.0, "end_s": 1.0}],
     },
     "features": {
         "video_id": "a1",
@@ -98,7 +100,6 @@ ROWS: dict[str, dict[str, Any]] = {
         "strength_se": 0.25,
         "comparisons": 7,
     },
-    "events": {"video_id": "a1", "kind": "freeze", "start_s": 1.0, "end_s": 2.5, "share": 0.25},
     "videos": {
         "video_id": "a1",
         "uri": "s3://b/k",
@@ -251,15 +252,6 @@ def test_failed_rows_pass() -> None:
 def test_a_removed_video_has_no_status() -> None:
     gone = {"change": "removed", "status": None, "score": None, "score_std": None, "level": None}
     assert validate("score_history", [ROWS["score_history"] | gone])["status"].to_pylist() == [None]
-
-
-def test_events_are_sorted_by_video_kind_and_start() -> None:
-    event = ROWS["events"]
-    rows = [event | {"start_s": start, "kind": kind} for start in (10.0, 9.5, -1.0) for kind in ("freeze", "black")]
-    found = validate("events", rows).to_pylist()
-    assert [(row["kind"], row["start_s"]) for row in found] == [
-        (kind, start) for kind in ("black", "freeze") for start in (-1.0, 9.5, 10.0)
-    ]
 
 
 @pytest.mark.parametrize("table_name", SCHEMAS)
