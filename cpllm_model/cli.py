@@ -28,6 +28,8 @@ from rich.text import Text
 
 from cpllm_model.decoding.samples import has_video_name, picture_codec
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
+from cpllm_model.scale import SCORE_MAX, level_of
+from cpllm_model.when import clock, listed
 
 if TYPE_CHECKING:
     from cpllm_model.predictor import Description, QualityPredictor, Rating, ViewedVideo, VisualTokens
@@ -40,6 +42,10 @@ app = typer.Typer(
 Paths = Annotated[list[Path], typer.Argument(help="Video or picture files, or folders that are searched for videos.")]
 Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
+
+
+#: Width of a segment's bar of five, and of the time that a segment's row begins with.
+BAR_CELLS, SEGMENT_CELLS = 10, 21
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,18 @@ class Answered:
 
 
 @app.command()
-def score(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
+def score(
+    paths: Paths,
+    model: Model = "tiny",
+    as_json: Json = False,
+    segments: Annotated[bool, typer.Option("--segments", help="A row for each segment of a video, too.")] = False,
+) -> None:
     """Score videos and still pictures from 1 (bad) to 5 (excellent) and say in words how they look."""
     with _told_in_a_sentence():
         files = _find(paths)
         predictor = _predictor(model)
         done: list[bool] = []
-        with _told_when_interrupted(done, len(files)), _score_rows(files, as_json) as show:
+        with _told_when_interrupted(done, len(files)), _score_rows(files, as_json, segments) as show:
             for one in _answers(files, predictor, describe=True, bar=not sys.stdout.isatty()):
                 show(one)
                 done.append(one.error is None)
@@ -431,8 +442,8 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
 
 
 @contextmanager
-def _score_rows(paths: list[Path], as_json: bool) -> Iterator[Callable[[Answered], None]]:
-    """Give what prints one video's row at once: a JSON line, or a row of a table that is as wide as the terminal."""
+def _score_rows(paths: list[Path], as_json: bool, segments: bool) -> Iterator[Callable[[Answered], None]]:
+    """Give what prints one video at once: a JSON line, or rows of a table that is as wide as the terminal."""
     if as_json:
         yield lambda one: print(json.dumps(one.record()), flush=True)
         return
@@ -440,7 +451,7 @@ def _score_rows(paths: list[Path], as_json: bool) -> Iterator[Callable[[Answered
     # What is left beside frame, score, deviation and level; names are folded, never cut.
     room = max(console.width - 34, 20)
     video = min(max(cell_len(_shown(path).plain) for path in paths), room * 2 // 5)
-    names = {"video": max(video, len("video")), "score": 5, "±": 4, "level": 9}
+    names = {"video": max(video, len("video"), SEGMENT_CELLS if segments else 0), "score": 5, "±": 4, "level": 9}
     widths = names | {"description": max(room - names["video"], 12)}
 
     def lines(*rows: tuple[str | Text, ...], header: bool = False, style: str = "") -> list[list[Segment]]:
@@ -458,6 +469,8 @@ def _score_rows(paths: list[Path], as_json: bool) -> Iterator[Callable[[Answered
 
     def show(one: Answered) -> None:
         put(lines(_score_row(one), style="red" if one.error else "")[1:-1])
+        if segments and one.rating and one.description:
+            put(lines(*_segment_rows(one.rating, one.description), style="dim")[1:-1])
 
     *head, foot = lines(("",) * len(widths), header=True)
     put(head[:-1])
@@ -474,6 +487,27 @@ def _score_row(one: Answered) -> tuple[str | Text, ...]:
     numbers = f"{one.rating.score:.2f}", f"{one.rating.score_std:.2f}"
     level = f"{one.rating.level} (still)" if one.is_still else one.rating.level
     return _shown(one.path), *numbers, level, _shown(one.description.text)
+
+
+def _segment_rows(rating: Rating, description: Description) -> Iterator[tuple[str | Text, ...]]:
+    """Give a row for each segment: when, its score, its level, a bar, and what is named or was measured in it."""
+    for start_s, end_s, score in zip(rating.segment_start_s, rating.segment_end_s, rating.segment_score, strict=True):
+        named = [
+            one.name
+            for one in description.distortions
+            if any(first < end_s and start_s < last for first, last in one.stretches)
+        ]
+        events = [
+            f"{event.kind} {listed([(event.start_s, event.end_s)])}"
+            for event in description.events
+            if event.start_s < end_s and start_s < event.end_s
+        ]
+        when = f"  {clock(start_s)} - {clock(end_s)}"
+        if score is None:
+            yield when, "—", "", "", "; ".join(["no picture to rate", *events])
+        else:
+            bar = "█" * round(score / SCORE_MAX * BAR_CELLS)
+            yield when, f"{score:.2f}", "", level_of(score), "; ".join([bar.ljust(BAR_CELLS), *named, *events])
 
 
 def _print_ranking(rows: list[dict[str, Any]]) -> None:

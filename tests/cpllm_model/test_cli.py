@@ -21,7 +21,8 @@ from cpllm_model.predictor import QualityPredictor, Rating
 
 RECORD = {
     "path", "status", "is_still", "score", "score_std", "level", "description", "distortions",
-    "segment_start_s", "segment_score", "scene", "error_type", "error_message",
+    "segment_start_s", "segment_end_s", "segment_score", "score_worst", "worst_start_s", "worst_end_s", "events",
+    "scene", "error_type", "error_message",
 }  # fmt: skip
 
 
@@ -55,6 +56,14 @@ def test_score_prints_a_table_and_succeeds_where_all_is_well(folder):
     done = run("score", folder / "sub")
     assert done.exit_code == 0
     assert "worst" in done.stdout and "[red]" in done.stdout and "score" in done.stdout
+
+
+def test_score_shows_segments_with_their_times(folder):
+    done = run("score", folder / "best.mp4", "--segments")
+    (record,) = [json.loads(line) for line in run("score", folder / "best.mp4", "--json").stdout.splitlines()]
+    assert done.exit_code == 0 and "0:00 - " in done.stdout
+    assert done.stdout.count(" - ") == len(record["segment_score"])
+    assert all(f"{score:.2f}" in done.stdout for score in record["segment_score"])
 
 
 def test_score_says_of_a_picture_that_it_is_a_still(tmp_path):
