@@ -19,6 +19,7 @@ from av.stream import Discard
 from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo
+from cpllm_model.decoding.looks import BurstMeter
 from cpllm_model.decoding.pixels import FrameConverter
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, Want, Window
 from cpllm_model.decoding.timeline import Route, Unreachable
@@ -132,6 +133,7 @@ class Sight:
         bursts: segment -> mosaics in order.
         burst_ticks: segment -> the ticks of these.
         contexts: segment -> (tick, image), in no order.
+        meters: segment -> what measured the frames of its burst.
         first_frame: of those decoded.
         damaged_ticks: frames shown that the decoder patched, and frames of bursts that it did not give.
     """
@@ -139,6 +141,7 @@ class Sight:
     bursts: list[list[np.ndarray]]
     burst_ticks: list[list[int]]
     contexts: list[list[tuple[int, np.ndarray]]]
+    meters: list[BurstMeter]
     first_frame: VideoFrame | None = None
     damaged_ticks: set[int] = field(default_factory=set)
 
@@ -169,8 +172,10 @@ class Sampler:
         self._plan = plan
         self._fragment_px = settings.fragment_px
         self._converter = FrameConverter(settings)
-        self._bursts = [_Burst(self._converter, settings.burst_frames) for _ in plan.bounds]
-        self._sight = Sight([[] for _ in plan.bounds], [[] for _ in plan.bounds], [[] for _ in plan.bounds])
+        self._bursts = [_Burst(self._converter, settings.burst_frames) for _ in plan.segments]
+        meters = [BurstMeter(self._converter) for _ in plan.segments]
+        empty = ([[] for _ in plan.segments] for _ in range(3))
+        self._sight = Sight(next(empty), next(empty), next(empty), meters)
         # Pictures that no other refers to are not decoded on the way: exact in H.264 (nal_ref_idc 0). HEVC's
         # sub-layer non-reference pictures may serve higher sub-layers, and skipping corrupts AV1.
         self._skips = self._context.name == "h264" and route.ticks_are_pts
@@ -252,12 +257,13 @@ class Sampler:
 
     def _see(self, frame: VideoFrame, tick: int, want: Want, count: int) -> None:
         """Keep a frame as the one after `count` of a want."""
-        if tick >= self._plan.bounds[want.segment][1]:
+        if tick >= self._plan.segments[want.segment].end:
             raise Unreachable(f"segment {want.segment} has too few frames")
         require_fragment(frame, self._source.name, self._fragment_px)
         if frame.is_corrupt:
             self._sight.damaged_ticks.add(tick)
         if want.is_burst:
+            self._sight.meters[want.segment].add(frame)
             self._sight.bursts[want.segment].extend(self._bursts[want.segment].add(frame))
             self._sight.burst_ticks[want.segment].append(tick)
             if self._counts_gaps and count:

@@ -124,6 +124,8 @@ class FrameConverter:
         self._settings = settings
         self._scaler = VideoReformatter()
         self._unpacker = VideoReformatter()
+        #: The frame that was brought to planes last, and what came of it.
+        self._planar: tuple[VideoFrame, VideoFrame] | None = None
 
     def may_have_bars(self, frame: VideoFrame) -> bool:
         """Tell whether an outermost row or column of a frame can belong to a black bar."""
@@ -190,10 +192,33 @@ class FrameConverter:
         luma, chroma = _to_limited_8_bit(bits, full_range)
         return np.stack([luma[mosaic_3MM[0]], chroma[mosaic_3MM[1]], chroma[mosaic_3MM[2]]])
 
+    def codes(self, frame: VideoFrame, plane: int, row_step: int, column_step: int) -> np.ndarray:
+        """Some codes of a frame, before it is turned, without cropping.
+
+        Args:
+            frame: as decoded.
+            plane: 0 of luma, 1 and 2 of chroma.
+            row_step, column_step: every so many rows and columns are given.
+
+        Returns:
+            uint8, limited range.
+        """
+        planar = self._planar_420(frame)
+        bits, full_range = _depth_and_range(planar)
+        found = _plane(planar, plane)[::row_step, ::column_step]
+        if bits == 8 and not full_range:
+            return np.ascontiguousarray(found)
+        return _to_limited_8_bit(bits, full_range)[min(plane, 1)][found]
+
     def _planar_420(self, frame: VideoFrame) -> VideoFrame:
         """Bring other layouts (4:2:2, 4:4:4, grey, RGB, packed) to 4:2:0 planes of the same range."""
         if frame.format.name in _DIRECT_FORMATS and frame.planes[0].line_size > 0:
             return frame
+        if self._planar is None or self._planar[0] is not frame:
+            self._planar = frame, self._brought_to_planar(frame)
+        return self._planar[1]
+
+    def _brought_to_planar(self, frame: VideoFrame) -> VideoFrame:
         deep = max(component.bits for component in frame.format.components) > 8
         return self._unpacker.reformat(
             frame,

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from safetensors.numpy import load, save
 
-from cpllm_model.decoding.events import Event
 from cpllm_model.decoding.sampling import SamplingSettings
+from cpllm_model.scale import EVENTS
 
 #: Accepted formats, by libav's names of their demuxers, and the endings of their files. Each reads one file and
 #: nothing else: playlists (HLS, DASH, concat, SDP) and images stay out.
@@ -128,6 +128,30 @@ class DecodeLimits:
     wall_s: float = 30.0
     cpu_s: int = 25
     address_space_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stretch of a video in which something was measured.
+
+    Args:
+        kind: a key of `scale.EVENTS`.
+        start_s, end_s: half-open interval of presentation time, seconds since the first frame.
+        share: of the frame, 0-1; 1.0 for what concerns all of it.
+    """
+
+    kind: str
+    start_s: float
+    end_s: float
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in EVENTS:
+            raise ValueError(f"an event of unknown kind {self.kind!r:.40}")
+        if not 0 <= self.start_s < self.end_s < math.inf:
+            raise ValueError(f"an event from {self.start_s!r} to {self.end_s!r} s")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"an event over {self.share!r} of the frame")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Which frames of a video are looked at, and which crops of a frame: pure arithmetic.
 
-A video is cut into equal segments; each shows a few context frames and one burst of consecutive frames, all
-from within the segment, all reached from key frames. Crops ("fragments", after FAST-VQA, arXiv:2207.02595)
+Each segment of a video shows a few context frames and one burst of consecutive frames, all from within the
+segment, all reached from key frames. Crops ("fragments", after FAST-VQA, arXiv:2207.02595)
 lie on a grid over the native-resolution frame and are put together as one mosaic. Knows nothing of files.
 
 Shapes: H, W rows and columns of luma; h, w of 4:2:0 chroma; P fragment side; M mosaic side = grid * P.
@@ -10,7 +10,6 @@ Ticks: integer times in any unit that grows with the video (time-base units, or 
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
@@ -18,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from cpllm_model.decoding.segments import Segment
 
 #: Share of a line in a bar that writing and noise may take up, and of a line of the picture that is not dark.
 _WRITING, _PICTURE = 0.02, 0.25
@@ -289,79 +290,74 @@ class SamplingPlan:
     """What to decode.
 
     Args:
-        bounds: half-open ticks of each segment.
+        segments: which part of the video each look stands for.
         runs: key frame to begin at -> what to collect on the way, both in order.
         decodes_on: some burst does not begin on a key frame of its segment.
     """
 
-    bounds: list[tuple[int, int]]
+    segments: list[Segment]
     runs: dict[int, list[Want]]
     decodes_on: bool
 
 
-def segment_bounds(start: int, end: int, segments: int) -> list[tuple[int, int]]:
-    """Cut `start <= tick < end` into equal half-open intervals."""
-    cuts = [start + (end - start) * index // segments for index in range(segments + 1)]
-    return list(itertools.pairwise(cuts))
-
-
-def context_ticks(bounds: tuple[int, int], context_frames: int) -> list[int]:
-    """The grid of times a segment's context frames should lie near: centres of equal parts."""
-    a, b = bounds
+def context_ticks(segment: Segment, context_frames: int) -> list[int]:
+    """The times a segment's context frames should lie near: centres of equal parts; a single one is at the look."""
+    if context_frames == 1:
+        return [segment.look]
+    a, b = segment.start, segment.end
     return [a + (b - a) * (2 * index + 1) // (2 * context_frames) for index in range(context_frames)]
 
 
-def plan_sampling(timeline: Timeline, segments: int, settings: SamplingSettings) -> SamplingPlan:
+def plan_sampling(timeline: Timeline, segments: list[Segment], settings: SamplingSettings) -> SamplingPlan:
     """Choose which frames of each segment are looked at, and the key frames they are reached from.
 
-    A burst begins on the key frame nearest the middle of its segment that has room for it there; without
-    one, on the segment's first frame, reached by decoding on from the key frame before. Context frames are
-    the key frames nearest the grid of times; where these are too few, frames that decoding passes anyway,
-    and last, frames of the burst.
+    A burst begins on the key frame nearest the look of its segment that has room for it there; without
+    one, on the first frame that the segment allows, reached by decoding on from the key frame before. Context
+    frames are the key frames nearest the grid of times; where these are too few, frames that decoding passes
+    anyway, and last, frames of the burst.
 
     Args:
         timeline: of the video.
-        segments: how many to cut it into.
+        segments: that cover it, each with room for a burst.
         settings: how much a segment shows.
 
     Returns:
         the plan; each segment has one burst and, over all its wants, `context_frames` context picks.
     """
-    bounds = segment_bounds(timeline.start, timeline.end, segments)
     keys = timeline.key_ticks
-    bursts = [_anchor_burst(timeline, a, b, settings.burst_frames) for a, b in bounds]
+    bursts = [_anchor_burst(timeline, segment, settings.burst_frames) for segment in segments]
     reach: dict[int, int] = defaultdict(int)
     for key, tick in bursts:
         reach[key] = max(reach[key], timeline.nth_frame(tick, settings.burst_frames - 1))
     starts = sorted(reach)
 
     runs: dict[int, list[Want]] = defaultdict(list)
-    for segment, ((a, b), (burst_key, burst_tick)) in enumerate(zip(bounds, bursts, strict=True)):
-        inside = keys[bisect_left(keys, a) : bisect_left(keys, b)]
-        chosen, left = _nearest_keys(inside, context_ticks((a, b), settings.context_frames))
+    for number, (segment, (burst_key, burst_tick)) in enumerate(zip(segments, bursts, strict=True)):
+        inside = keys[bisect_left(keys, segment.start) : bisect_left(keys, segment.end)]
+        chosen, left = _nearest_keys(inside, context_ticks(segment, settings.context_frames))
         for tick in left[:]:
             passing = bisect_right(starts, tick) - 1
-            if passing >= 0 and tick <= reach[starts[passing]] and timeline.nth_frame(tick, 0) < b:
-                runs[starts[passing]].append(Want(segment, tick, 1, False, (0,)))
+            if passing >= 0 and tick <= reach[starts[passing]] and timeline.nth_frame(tick, 0) < segment.end:
+                runs[starts[passing]].append(Want(number, tick, 1, False, (0,)))
                 left.remove(tick)
         on_burst = burst_tick in chosen
         for key in chosen:
             if key != burst_tick:
-                runs[key].append(Want(segment, key, 1, False, (0,)))
+                runs[key].append(Want(number, key, 1, False, (0,)))
         picks = _spread(len(left), settings.burst_frames, on_burst)
-        runs[burst_key].append(Want(segment, burst_tick, settings.burst_frames, True, picks))
+        runs[burst_key].append(Want(number, burst_tick, settings.burst_frames, True, picks))
     ordered = {key: sorted(runs[key], key=lambda want: (want.tick, want.segment)) for key in sorted(runs)}
-    return SamplingPlan(bounds, ordered, any(key != tick for key, tick in bursts))
+    return SamplingPlan(segments, ordered, any(key != tick for key, tick in bursts))
 
 
-def _anchor_burst(timeline: Timeline, a: int, b: int, burst_frames: int) -> tuple[int, int]:
+def _anchor_burst(timeline: Timeline, segment: Segment, burst_frames: int) -> tuple[int, int]:
     """The key frame to decode a segment's burst from, and where the burst begins."""
-    keys, middle = timeline.key_ticks, (a + b) // 2
-    inside = keys[bisect_left(keys, a) : bisect_left(keys, b)]
-    for key in sorted(inside, key=lambda key: (abs(key - middle), key)):
-        if timeline.nth_frame(key, burst_frames - 1) < b:
+    keys, first, end = timeline.key_ticks, segment.first, segment.end
+    inside = keys[bisect_left(keys, first) : bisect_left(keys, end)]
+    for key in sorted(inside, key=lambda key: (abs(key - segment.look), key)):
+        if timeline.nth_frame(key, burst_frames - 1) < end:
             return key, key
-    return keys[max(0, bisect_right(keys, a) - 1)], a
+    return keys[max(0, bisect_right(keys, first) - 1)], first
 
 
 def _nearest_keys(keys: list[int], ticks: list[int]) -> tuple[list[int], list[int]]:

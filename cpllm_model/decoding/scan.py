@@ -7,14 +7,17 @@ not serve; and what of the declared video the file does not hold.
 from __future__ import annotations
 
 import itertools
+from array import array
 from dataclasses import dataclass, field
 
 import av.error
 import numpy as np
 
 from cpllm_model.decoding.container import FATAL, SLACK_S, OpenVideo, VideoSource, nearest
-from cpllm_model.decoding.sampling import SamplingSettings, Timeline, segment_bounds
-from cpllm_model.decoding.timeline import Route, Unreachable, falls_short, pts_of, usual_fps
+from cpllm_model.decoding.packets import MOST_PACKETS, Packets, in_order
+from cpllm_model.decoding.sampling import SamplingSettings, Timeline
+from cpllm_model.decoding.segments import Segment, segment_bounds
+from cpllm_model.decoding.timeline import Route, Unreachable, divided, falls_short, pts_of, usual_fps
 from cpllm_model.errors import CorruptVideoError, LimitExceededError, TooShortError
 
 #: A frame more or less than declared is rounding.
@@ -35,6 +38,9 @@ class Scan:
         pts: presentation time in ticks.
         keys: whether it is a key frame.
         shown: whether it is shown; frames before the start of an edit list are only decoded.
+        size_bytes: of the packet, or of both fields.
+        damaged: whether the container marks the packet as not whole.
+        frame_px: pixels of a frame, as declared.
         span_s: from the first to the last moment of any stream of the file.
         end_pts: where the frame shown last ends, in ticks; None if its packet does not say.
         packets: of the stream.
@@ -50,6 +56,9 @@ class Scan:
     pts: list[int | None] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
+    size_bytes: array[int] = field(default_factory=lambda: array("q"))
+    damaged: array[int] = field(default_factory=lambda: array("b"))
+    frame_px: int = 0
     span_s: float = 0.0
     end_pts: int | None = None
     packets: int = 0
@@ -120,43 +129,52 @@ class Scan:
         ticks, key_pts = self._ticks(), self._key_pts()
         if ticks is None:
             raise Unreachable("no timestamps that tell one frame from another")
-        segments = segment_count(self.duration_s(), len(ticks), name, settings)
+        looks = look_count(self.duration_s(), len(ticks), name, settings)
         period = max(1, int(ticks[-1] - ticks[0]) // max(1, len(ticks) - 1))
         timeline = Timeline(int(ticks[0]), int(ticks[-1]) + period, key_pts, period, ticks)
         numbers = [number for number, key in zip(self.numbers, self.keys, strict=True) if key]
         if self.is_gradual:
             numbers = [numbers[max(0, index - _REFRESHES)] for index in range(len(numbers))]
-        first, time_base_s = int(ticks[0]), self.time_base_s
-        bounds = segment_bounds(timeline.start, timeline.end, segments)
-        if all(timeline.nth_frame(a, settings.burst_frames - 1) < b for a, b in bounds):
-            return Route(
-                timeline,
-                segments,
-                len(ticks),
-                self.duration_s(),
-                tick=pts_of,
-                seconds=lambda tick: (tick - first) * time_base_s,
-                ticks_are_pts=True,
-                counts_packets=False,
-                key_places=dict(zip(key_pts, numbers, strict=True)),
-                skipped_frames=self.skipped_frames(),
-                is_gradual=self.is_gradual,
-            )
-        key_ranks = [int(rank) for rank in np.searchsorted(ticks, key_pts)]
-        edges = np.append(ticks, timeline.end)
+        first, edges = int(ticks[0]), np.append(ticks, timeline.end)
+        bounds = segment_bounds(timeline.start, timeline.end, looks)
+        by_rank = not all(timeline.nth_frame(a, settings.burst_frames - 1) < b for a, b in bounds)
+        if by_rank:
+            key_pts = [int(rank) for rank in np.searchsorted(ticks, key_pts)]
+            timeline = Timeline(0, len(ticks), key_pts, 1, np.arange(len(ticks)))
+        packets = self._packets(ticks, by_rank)
+        segments, stills = divided(timeline, looks, settings, packets, self.frame_px)
         return Route(
-            Timeline(0, len(ticks), key_ranks, 1, np.arange(len(ticks))),
+            timeline,
             segments,
             len(ticks),
             self.duration_s(),
-            tick=lambda frame, begun, index: _rank(ticks, frame.pts),
-            seconds=lambda rank: float((edges[rank] - first) * time_base_s),
-            ticks_are_pts=False,
+            tick=(lambda frame, begun, index: _rank(ticks, frame.pts)) if by_rank else pts_of,
+            seconds=(lambda rank: float((edges[rank] - first) * self.time_base_s))
+            if by_rank
+            else (lambda tick: (tick - first) * self.time_base_s),
+            ticks_are_pts=not by_rank,
             counts_packets=False,
-            key_places=dict(zip(key_ranks, numbers, strict=True)),
+            key_places=dict(zip(key_pts, numbers, strict=True)),
             skipped_frames=self.skipped_frames(),
             is_gradual=self.is_gradual,
+            packets=packets,
+            stills=stills,
         )
+
+    def _packets(self, ticks: np.ndarray, by_rank: bool) -> Packets | None:
+        """The packets of the frames at these sorted timestamps, whose numbers are the ticks of a route by rank."""
+        if len(self.pts) > MOST_PACKETS:
+            return None
+        is_kept = np.array(self.shown) & (np.arange(len(self.pts)) >= self.first)
+        pts = np.array([pts for pts, kept in zip(self.pts, is_kept, strict=True) if kept], np.int64)
+        is_given = pts >= ticks[0]  # a gradual refresh withholds some
+        columns = (np.array(self.size_bytes), np.array(self.keys), np.array(self.damaged) > 0)
+        sizes, is_key, is_damaged = (column[is_kept][is_given] for column in columns)
+        pts = pts[is_given]
+        period = max(1, int(ticks[-1] - ticks[0]) // max(1, len(ticks) - 1))
+        end_s = float(ticks[-1] + period - ticks[0]) * self.time_base_s
+        shown = np.searchsorted(ticks, pts) if by_rank else pts
+        return in_order(shown, (pts - ticks[0]) * self.time_base_s, sizes, is_key, is_damaged, end_s)
 
     def number_route(self, name: str, settings: SamplingSettings) -> Route:
         """Make a timeline of the packets' numbers, each taken for a frame, for want of sound timestamps.
@@ -171,7 +189,7 @@ class Scan:
         frames = len(self.keys)
         return Route(
             Timeline(keys[0], frames, keys, 1, np.arange(frames)),
-            segment_count((frames - keys[0]) / self.fps, frames - keys[0], name, settings),
+            _even(keys[0], frames, look_count((frames - keys[0]) / self.fps, frames - keys[0], name, settings)),
             frames - keys[0],
             frames / self.fps,
             tick=lambda frame, begun, index: begun + index,
@@ -199,7 +217,7 @@ class Scan:
             raise source.undecodable(f"{frames} of {due} frames decode")
         return Route(
             Timeline(0, frames, [0], 1, np.arange(frames)),
-            segment_count(frames / self.fps, frames, source.name, settings),
+            _even(0, frames, look_count(frames / self.fps, frames, source.name, settings)),
             frames,
             self.duration_s(),
             tick=lambda frame, begun, index: index,
@@ -209,6 +227,11 @@ class Scan:
             key_places={0: 0},
             skipped_frames=self.skipped_frames(),
         )
+
+
+def _even(start: int, end: int, looks: int) -> list[Segment]:
+    """Equal segments."""
+    return [Segment(a, b, a, (a + b) // 2) for a, b in segment_bounds(start, end, looks)]
 
 
 def _rank(ticks: np.ndarray, pts: int | None) -> int | None:
@@ -245,17 +268,21 @@ def scan_packets(video: OpenVideo) -> Scan:
             if scan.packets > limits.max_frames:
                 raise LimitExceededError(source.name, f"more than {limits.max_frames} frames")
             if headers is not None and headers.is_second_field(packet):
+                scan.size_bytes[-1] += packet.size
                 continue
             scan.numbers.append(number)
             scan.pts.append(packet.pts)
             scan.keys.append(packet.is_keyframe)
             scan.shown.append(not packet.is_discard)
+            scan.size_bytes.append(packet.size)
+            scan.damaged.append(packet.is_corrupt)
             if headers is not None and packet.is_keyframe:
                 are_intra &= headers.is_intra(packet)
     except FATAL:
         raise
     except av.error.FFmpegError:
         pass  # what could be read is judged by `Scan.check`
+    scan.frame_px = video.stream.codec_context.width * video.stream.codec_context.height
     if not scan.numbers:
         raise CorruptVideoError(source.name, "its video stream is empty")
     scan.span_s = max(0.0, last_s - first_s)
@@ -270,8 +297,8 @@ def scan_packets(video: OpenVideo) -> Scan:
     return scan
 
 
-def segment_count(duration_s: float, frames: int, name: str, settings: SamplingSettings) -> int:
-    """How many segments a video of such a length is cut into.
+def look_count(duration_s: float, frames: int, name: str, settings: SamplingSettings) -> int:
+    """How many looks a video gets.
 
     Raises:
         TooShortError: fewer frames than a burst.

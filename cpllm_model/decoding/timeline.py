@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, SLACK_S, OpenVideo, nearest
-from cpllm_model.decoding.sampling import SamplingSettings, Timeline, context_ticks, segment_bounds
+from cpllm_model.decoding.packets import READ_THROUGH_BYTES, Packets, Still, in_order, index_rows, read_rows
+from cpllm_model.decoding.sampling import SamplingSettings, Timeline, context_ticks
+from cpllm_model.decoding.segments import Segment, divide
 from cpllm_model.errors import CorruptVideoError, LimitExceededError
 
 #: Containers whose index of the whole file is at hand once they are opened.
@@ -26,8 +28,12 @@ _HELD_SHARE = 0.9
 _SURE_BURSTS = 4
 #: Frames that an edit list may hide at the start; a key frame lies before.
 _MOST_HIDDEN = 4096
+#: Times beyond cannot be reckoned with.
+_LATEST_TICK = 1 << 61
 #: Packets that are read to see whether they are fields.
 _FIELD_PACKETS = 64
+#: Pixels that may be decoded on the way to suspicious stretches without a key frame: about 290 frames of 1080p.
+_MOST_ON_THE_WAY_PX = 600_000_000
 #: Byte places at which the clock of a stream without an index is looked up.
 _PLACES = 8
 
@@ -42,7 +48,7 @@ class Route:
 
     Args:
         timeline: of the video.
-        segments: how many to cut it into.
+        segments: that it is cut into.
         frames: that can be decoded, as far as its index or packets tell.
         duration_s: of the video, by the same.
         tick: gives the tick of a decoded frame, from the frame, the tick that decoding began at, and how
@@ -53,10 +59,12 @@ class Route:
         key_places: tick of a key frame -> the tick to seek to for it, or the number of the packet to begin at.
         skipped_frames: before the first that decodes.
         is_gradual: the stream has no whole key frames to begin at; decoding recovers in the course of some frames.
+        packets: all of the stream, where they are known.
+        stills: stretches in which these tell that the picture stands still.
     """
 
     timeline: Timeline
-    segments: int
+    segments: list[Segment]
     frames: int
     duration_s: float
     tick: Callable[[VideoFrame, int, int], int | None]
@@ -66,6 +74,35 @@ class Route:
     key_places: dict[int, int]
     skipped_frames: int = 0
     is_gradual: bool = False
+    packets: Packets | None = None
+    stills: list[Still] = field(default_factory=list)
+
+
+def divided(
+    timeline: Timeline, looks: int, settings: SamplingSettings, packets: Packets | None, frame_px: int
+) -> tuple[list[Segment], list[Still]]:
+    """Divide a video among its looks, by what its packets tell where they are known.
+
+    Args:
+        timeline: of the video; its key frames are not needed.
+        looks: by its length.
+        settings: how much is looked at.
+        packets: of the video, in ticks of the timeline.
+        frame_px: pixels of a frame.
+
+    Returns:
+        the segments, and where the picture stands still.
+    """
+
+    def fits(first: int, end: int) -> bool:
+        return timeline.nth_frame(first, settings.burst_frames - 1) < end
+
+    bounds = timeline.start, timeline.end
+    if packets is None:
+        return divide(bounds, looks, settings.most_looks, fits), []
+    stills = packets.stills(frame_px)
+    stretches = packets.stretches(stills, timeline.end, _MOST_ON_THE_WAY_PX // max(1, frame_px))
+    return divide(bounds, looks, settings.most_looks, fits, stretches, packets.cuts()), stills
 
 
 def corrected(route: Route, moved: dict[int, int]) -> Route:
@@ -98,13 +135,19 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         cause = f"cut off: its last frame lies at byte {last_at} of {size_bytes}"
         raise CorruptVideoError(video.source.name, cause)
     count = (end - start) // period
-    segments = settings.looks(float((end - start) * video.time_base), count)
-    if not segments or (video.format_name == "matroska" and count < _SURE_BURSTS * segments * settings.burst_frames):
+    looks = settings.looks(float((end - start) * video.time_base), count)
+    if not looks or (video.format_name == "matroska" and count < _SURE_BURSTS * looks * settings.burst_frames):
         raise Unreachable("too few frames to rely on the index")
-    entries = video.stream.index_entries
+    entries, time_base = video.stream.index_entries, float(video.time_base)
+    packets = _index_packets(video, start, end, offset)
+    if packets is not None and video.format_name != "matroska":
+        video.source.missing_frames = int(packets.is_damaged.sum())
+    context = video.stream.codec_context
+    unkeyed = Timeline(start, end, [], period)
+    segments, stills = divided(unkeyed, looks, settings, packets, context.width * context.height)
     ticks = {start}
-    for bounds in segment_bounds(start, end, segments):
-        ticks |= {bounds[0], sum(bounds) // 2, *context_ticks(bounds, settings.context_frames)}
+    for segment in segments:
+        ticks |= {segment.first, segment.look, *context_ticks(segment, settings.context_frames)}
     found = {
         entries.search_timestamp(tick - offset, backward=backward)
         for tick, backward in itertools.product(ticks, (True, False))
@@ -120,7 +163,6 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
             following = entries.search_timestamp(key - offset + 1, backward=False)
             latest = entries[following].timestamp + offset - 1 if following >= 0 else end
             places[key] = max(key, latest - max(offset, 0))
-    time_base = float(video.time_base)
     # AVI numbers frames in the order of decoding; presentation times made from that are not to be trusted.
     counts = video.format_name == "avi"
     return Route(
@@ -133,7 +175,26 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
         ticks_are_pts=not counts,
         counts_packets=counts,
         key_places=places,
+        packets=packets,
+        stills=stills,
     )
+
+
+def _index_packets(video: OpenVideo, start: int, end: int, offset: int) -> Packets | None:
+    """All packets by the index, or of small Matroska files by reading them; None where neither can be trusted."""
+    is_read = video.format_name == "matroska"
+    if is_read and video.source.size_bytes > READ_THROUGH_BYTES:
+        return None
+    rows = read_rows(video) if is_read else index_rows(video)
+    if rows is None or not len(rows):
+        return None
+    places, times, sizes, flags = rows[(rows[:, 3] & 2) == 0].T
+    if np.abs(times).max(initial=0) > _LATEST_TICK or abs(offset) > _LATEST_TICK:
+        return None
+    ticks = times if is_read else times + offset
+    time_s = (ticks - start) * float(video.time_base)
+    is_beyond = places + sizes > video.source.size_bytes
+    return in_order(ticks, time_s, sizes, flags & 1 > 0, is_beyond, (end - start) * float(video.time_base))
 
 
 def look_at_packets(video: OpenVideo) -> tuple[bool, float]:

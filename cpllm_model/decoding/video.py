@@ -20,6 +20,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from cpllm_model.decoding.container import FATAL, OpenVideo, VideoSource
+from cpllm_model.decoding.events import Seen, events_of, have_picture
 from cpllm_model.decoding.frames import IndexedReader, Sampler, SequentialReader, Sight
 from cpllm_model.decoding.pictures import decode_picture, probe_picture
 from cpllm_model.decoding.pixels import displayed_size, orientation
@@ -27,7 +28,7 @@ from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples, 
 from cpllm_model.decoding.sampling import SamplingPlan, SamplingSettings, cut_mosaic, fragment_origins, plan_sampling
 from cpllm_model.decoding.scan import Scan, scan_packets
 from cpllm_model.decoding.timeline import Route, Unreachable, corrected, index_route, measure
-from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, VideoError
+from cpllm_model.errors import CorruptVideoError, DecodeTimeoutError, LimitExceededError, NoPictureError, VideoError
 
 __all__ = [
     "DecodeLimits",
@@ -151,8 +152,23 @@ def _read_through(source: VideoSource, settings: SamplingSettings, route: Route)
 
 def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, plan_name: str) -> VideoSamples:
     assert sight.first_frame is not None
-    starts, ends = ([route.seconds(tick) for tick in ticks] for ticks in zip(*plan.bounds, strict=True))
     info = _info(video, sight.first_frame, route.duration_s, route.frames + route.skipped_frames)
+    interval_s = [_interval_s(ticks, route, info.fps) for ticks in sight.burst_ticks]
+    looks = [meter.look() for meter in sight.meters]
+    pictured = have_picture(looks)
+    if pictured is None:
+        raise NoPictureError(
+            video.source.name, f"no picture to rate: {' and '.join(sorted({str(look.blank) for look in looks}))} alone"
+        )
+    starts_s = [route.seconds(segment.start) for segment in plan.segments]
+    ends_s = [route.seconds(segment.end) for segment in plan.segments]
+    seen = [
+        Seen(look, start_s, end_s, route.seconds(ticks[0]), route.seconds(ticks[-1]) + step_s)
+        for look, start_s, end_s, ticks, step_s in zip(
+            looks, starts_s, ends_s, sight.burst_ticks, interval_s, strict=True
+        )
+    ]
+    damage_s = [(at_s, at_s + 1 / info.fps) for at_s in map(route.seconds, sorted(sight.damaged_ticks))]
     return VideoSamples(
         info=info,
         plan=plan_name,
@@ -160,12 +176,13 @@ def _samples(video: OpenVideo, sight: Sight, route: Route, plan: SamplingPlan, p
         + len(video.source.lost_packets)
         + video.source.missing_frames
         + route.skipped_frames,
-        segment_start_s=np.array(starts),
-        segment_end_s=np.array(ends),
-        segment_has_picture=np.ones(len(starts), bool),
-        burst_interval_s=np.array([_interval_s(ticks, route, info.fps) for ticks in sight.burst_ticks]),
+        segment_start_s=np.array(starts_s),
+        segment_end_s=np.array(ends_s),
+        segment_has_picture=np.array(pictured),
+        burst_interval_s=np.array(interval_s),
         context_NMCHW=sight.context_NMCHW(),
         bursts_NTCHW=np.array(sight.bursts),
+        events=events_of(seen, route.packets, route.stills, damage_s),
     )
 
 

@@ -1,0 +1,321 @@
+"""What the packets of a video tell without being decoded: where it stands still, where its rate leaps, gaps, cuts.
+
+In: size, time and kind of every packet, from the index of the container, or read through. Out: stretches that
+deserve a look, by stated thresholds. Arithmetic on arrays; sizes and times may lie, and then nothing follows.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import av.error
+import numpy as np
+from av.stream import Discard
+
+from cpllm_model.decoding.container import FATAL, SLACK_S, OpenVideo
+from cpllm_model.decoding.segments import Segment, Stretch
+
+#: Packets of nine hours at 60 frames a second; of more, nothing is said, and looks are spread evenly.
+MOST_PACKETS = 2_000_000
+#: A Matroska file up to this size is read through: its index tells of key frames alone. Storage gives small files
+#: whole at any rate.
+READ_THROUGH_BYTES = 1 << 25
+
+#: Of how many packets in succession so many are small where the picture stands still: the rest refine it.
+_WINDOW, _SMALL = 9, 6
+#: Bytes of a packet that repeats the picture before: a header, and a little for each block that is left out; or this
+#: share of what packets have where most happens.
+_HEADER_BYTES, _PX_A_BYTE, _SMALL_SHARE = 40, 1000, 0.03
+#: Sizes of equal pictures that are coded by themselves differ by no more than this share.
+_SAME_SIZE = 0.001
+#: A stretch that stands out lasts that long.
+STILL_S = _LEAST_S = 1.0
+#: Packets before or after a stand-still are that many times larger where the video moves; seconds of them.
+_MOVES, _BESIDE_S = 4.0, 1.0
+#: A packet so many times larger than the largest of so many before it begins another shot. Bounds are exact to a few
+#: packets: decoding and presentation have another order.
+_CUT, _BEFORE, _NEXT = 3.0, 50, 3
+#: Rates are means over so many seconds, and compared with the median of so many bins around them.
+_BIN_S, _MOST_BINS, _AROUND_BINS = 0.5, 8192, 61
+#: Shares of the rate around from which on a rate is suspicious.
+_DIP, _SPIKE = 0.4, 3.0
+#: Stand-stills come before dips and spikes.
+_STILL_STRENGTH = 100.0
+#: A gap has no frames for so many seconds and usual steps; where more than this share of steps is unusual, the frame
+#: rate varies by intent.
+_GAP_S, _GAP_STEPS, _UNUSUAL_SHARE = 0.4, 5, 0.02
+#: A look into a stretch begins that long after it does: its bounds are exact to a few frames.
+_SETTLE_S = 0.2
+#: Share of the distances between key frames that are alike in a regular grid; a key frame nearer to the one before
+#: than this share of the longest distance is off the grid.
+_GRID_SHARE, _GRID_SLACK = 0.8, 0.95
+#: Damage closer together is one stretch.
+_APART_S = 1.0
+
+
+@dataclass(frozen=True)
+class Still:
+    """A run of packets so small that the picture hardly changes, or not at all.
+
+    Args:
+        first, last: half-open interval of packets.
+        start_s, end_s: of presentation time.
+        moves: whether the video moves right before or after.
+        is_apart: another shot begins with it, or after it if the video does.
+    """
+
+    first: int
+    last: int
+    start_s: float
+    end_s: float
+    moves: bool
+    is_apart: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Packets:
+    """The packets of a video stream in order of time.
+
+    Args:
+        ticks: int64 (P,), sorted; of the same timeline as the sampling plan.
+        time_s: float64 (P,), sorted, since the first frame.
+        size_bytes: int64 (P,).
+        is_key: bool (P,).
+        is_damaged: bool (P,), known not to be whole.
+        end_s: where the video ends.
+    """
+
+    ticks: np.ndarray
+    time_s: np.ndarray
+    size_bytes: np.ndarray
+    is_key: np.ndarray
+    is_damaged: np.ndarray
+    end_s: float
+
+    @cached_property
+    def _plain(self) -> np.ndarray:
+        """Numbers of the packets by which sizes are compared: all but key frames, or all where there is little else."""
+        plain = np.flatnonzero(~self.is_key)
+        return plain if len(plain) > len(self.ticks) // 2 else np.arange(len(self.ticks))
+
+    def after(self, number: int) -> float:
+        """Time at which a packet begins, or the end of the video after the last."""
+        return float(self.time_s[number]) if number < len(self.time_s) else self.end_s
+
+    @cached_property
+    def _off_grid(self) -> np.ndarray:
+        """Numbers of the key frames that lie off the encoder's regular grid."""
+        keys = np.flatnonzero(self.is_key)
+        steps = np.diff(keys)
+        if len(steps) < 2 or (np.abs(steps - np.median(steps)) <= 1).mean() >= _GRID_SHARE:
+            return keys[:0]
+        return keys[1:][steps < _GRID_SLACK * steps.max()]
+
+    def cuts(self) -> list[int]:
+        """Ticks of key frames that an encoder put where a shot begins, and not at its regular distance."""
+        return self.ticks[self._off_grid].tolist()
+
+    def stills(self, frame_px: int) -> list[Still]:
+        """Find where the picture stands still for a second or more, as far as sizes tell.
+
+        Args:
+            frame_px: pixels of a frame.
+        """
+        plain, times = self._plain, self.time_s[self._plain]
+        if len(plain) < _WINDOW:
+            return []
+        sizes = self.size_bytes[plain].astype(np.float64)
+        if self.is_key[plain].any():
+            level, limit = _ranked(np.abs(np.diff(sizes, prepend=0.0)) / np.maximum(sizes, 1)), _SAME_SIZE
+        else:
+            level = _ranked(sizes)
+            limit = max(_HEADER_BYTES + frame_px / _PX_A_BYTE, _SMALL_SHARE * float(np.quantile(level, 0.9)))
+        found = []
+        ends_s = np.append(self.time_s, self.end_s)[plain + 1]
+        for a, b in _runs(level <= limit):
+            if ends_s[b - 1] - times[a] < STILL_S:
+                continue
+            before = level[np.searchsorted(times, times[a] - _BESIDE_S) : a]
+            after = level[b : np.searchsorted(times, times[b - 1] + _BESIDE_S)]
+            least = _MOVES * max(float(np.median(level[a:b])), 1e-9)
+            moves = any(len(side) > _WINDOW // 2 and float(np.median(side)) >= least for side in (before, after))
+            first, last = int(plain[a]), int(plain[b - 1]) + 1
+            is_apart = self._begins_shot(first, sizes[max(0, a - _BEFORE) : a]) if a else self._begins_shot(last)
+            found.append(Still(first, last, float(times[a]), float(ends_s[b - 1]), moves, is_apart))
+        return found
+
+    def _begins_shot(self, number: int, before_bytes: np.ndarray | None = None) -> bool:
+        """Tell whether another shot begins with a packet or one of those next to it, by keys or by leaping sizes."""
+        near = np.arange(max(0, number - _NEXT), min(len(self.ticks), number + _NEXT + 1))
+        if np.isin(near, self._off_grid).any():
+            return True
+        if before_bytes is None or len(before_bytes) <= _NEXT:
+            return False
+        leaping = near[~self.is_key[near]]
+        return bool((self.size_bytes[leaping] > _CUT * before_bytes[:-_NEXT].max()).any())
+
+    def leaps(self) -> list[tuple[int, int, float]]:
+        """Find where the rate is far below or above that around, key frames apart.
+
+        Returns:
+            half-open intervals of packets of a second or more, and the factor, above 1, by which the rate is off.
+        """
+        bin_s = max(_BIN_S, self.end_s / _MOST_BINS)
+        plain = self._plain
+        bins = np.minimum(self.time_s[plain] / bin_s, _MOST_BINS).astype(np.int64)
+        counts = np.bincount(bins)
+        if len(counts) < 6:
+            return []
+        sums = np.bincount(bins, self.size_bytes[plain])
+        sums, counts = (np.convolve(values, [1.0, 1.0], "same") for values in (sums, counts))
+        has_some = counts > 0
+        rate = np.where(has_some, np.log(np.maximum(sums, 1) / np.maximum(counts, 1)), np.nan)
+        width = min(_AROUND_BINS, len(rate))
+        around = np.nanmedian(np.lib.stride_tricks.sliding_window_view(rate, width), axis=1)
+        place = np.clip(np.arange(len(rate)) - width // 2, 0, len(around) - 1)
+        off = np.nan_to_num(rate - around[place])
+        found = []
+        for is_off in (off <= np.log(_DIP), off >= np.log(_SPIKE)):
+            for a, b in _runs(is_off):
+                if (b - a) * bin_s >= _LEAST_S and b - a < len(rate):
+                    first, last = (int(at) for at in np.searchsorted(self.time_s, (a * bin_s, b * bin_s)))
+                    found.append((self._key_near(first), self._key_near(last), float(np.exp(np.abs(off[a:b]).mean()))))
+        return [leap for leap in found if leap[0] < leap[1]]
+
+    def _key_near(self, number: int) -> int:
+        """The number of a key frame close by in time, else the same number."""
+        at_s = self.after(number)
+        a, b = np.searchsorted(self.time_s, (at_s - _BIN_S, at_s + _BIN_S))
+        keys = np.flatnonzero(self.is_key[a:b]) + a
+        return int(keys[np.argmin(np.abs(keys - number))]) if 0 < len(keys) <= 2 else number
+
+    def stretches(self, stills: Sequence[Still], end: int, most_on_the_way: int) -> list[Stretch]:
+        """Give what deserves a look of its own.
+
+        Args:
+            stills: what `stills` gave.
+            end: tick at which the video ends.
+            most_on_the_way: packets that may be decoded, over all stretches, on the way from a key frame to one that
+                has none of its own; beyond, the weakest are left out.
+
+        Returns:
+            stretches that do not overlap.
+        """
+        candidates = [(s.first, s.last, _STILL_STRENGTH * (1 + s.moves) + s.end_s - s.start_s) for s in stills]
+        candidates += self.leaps()
+        candidates.sort(key=lambda found: (-found[2], found[0]))
+        taken: list[Stretch] = []
+        keys = np.flatnonzero(self.is_key)
+        for first, last, strength in candidates:
+            start_s, end_s = self.after(first), self.after(last)
+            settled = int(np.searchsorted(self.time_s, start_s + _SETTLE_S))
+            if not first < settled < last:
+                continue
+            a, b = int(self.ticks[first]), int(self.ticks[last]) if last < len(self.ticks) else end
+            if any(a < other.segment.end and other.segment.start < b for other in taken):
+                continue
+            before = int(np.searchsorted(keys, settled, "right"))
+            has_key = before < len(keys) and keys[before] < last - _WINDOW
+            way = 0 if has_key else settled - int(keys[before - 1]) if before else settled
+            if way <= most_on_the_way:
+                most_on_the_way -= way
+                middle = int(self.ticks[np.searchsorted(self.time_s, (start_s + end_s) / 2)])
+                taken.append(Stretch(Segment(a, b, int(self.ticks[settled]), middle), strength))
+        return taken
+
+    def gaps(self) -> list[tuple[float, float]]:
+        """Times without frames, in a video whose frames come at one rate otherwise."""
+        steps = np.diff(self.time_s, append=self.end_s)
+        if len(steps) < _WINDOW:
+            return []
+        usual = float(np.median(steps))
+        if usual <= 0 or (np.abs(steps[:-1] - usual) > 0.5 * usual).mean() > _UNUSUAL_SHARE:
+            return []
+        found = np.flatnonzero((steps >= _GAP_S) & (steps >= _GAP_STEPS * usual))
+        return [(float(self.time_s[at]) + usual, self.after(int(at) + 1)) for at in found]
+
+    def damage(self) -> list[tuple[float, float]]:
+        """Times at which packets are known not to be whole."""
+        numbers = np.flatnonzero(self.is_damaged)
+        if not len(numbers):
+            return []
+        starts, ends = self.time_s[numbers], np.append(self.time_s, self.end_s)[numbers + 1]
+        splits = np.flatnonzero(starts[1:] - ends[:-1] > _APART_S) + 1
+        parts = np.split(np.arange(len(numbers)), splits)
+        return [(float(starts[part[0]]), float(ends[part[-1]])) for part in parts]
+
+
+def index_rows(video: OpenVideo) -> np.ndarray | None:
+    """Read the index: int64 (P, 4) of place, time, size and flags; None if it is too long or lies.
+
+    An index lies whose packets overlap or have no place. What lies beyond the end of the file is no lie: it is cut off.
+    """
+    entries = video.stream.index_entries
+    if len(entries) > MOST_PACKETS:
+        return None
+    row = operator.attrgetter("pos", "timestamp", "size", "flags")
+    rows = np.fromiter(map(row, entries), np.dtype((np.int64, 4)), len(entries))
+    places, sizes = rows[np.argsort(rows[:, 0], kind="stable")][:, [0, 2]].T
+    is_sound = len(rows) and places[0] >= 0 and (sizes >= 0).all() and (places[:-1] + sizes[:-1] <= places[1:]).all()
+    return rows if is_sound else None
+
+
+def read_rows(video: OpenVideo) -> np.ndarray | None:
+    """Read a small file through: the same rows as of an index; None if a packet has no time."""
+    for other in video.container.streams:
+        other.discard = Discard.default if other.index == video.stream.index else Discard.all
+    try:
+        video.container.seek(video.stream.start_time or 0, stream=video.stream)
+        rows = np.fromiter(_packet_rows(video), np.dtype((np.int64, 4)))
+    except FATAL:
+        raise
+    except (av.error.FFmpegError, OverflowError, _TimelessError):
+        return None
+    finally:
+        for other in video.container.streams:
+            other.discard = Discard.default
+    return rows
+
+
+class _TimelessError(Exception):
+    """A packet has no time."""
+
+
+def _packet_rows(video: OpenVideo) -> Iterator[tuple[int, int, int, int]]:
+    for number, packet in enumerate(video.container.demux(video.stream)):
+        if not packet.size:
+            continue
+        if packet.pts is None or number > MOST_PACKETS:
+            raise _TimelessError
+        yield packet.pos or 0, packet.pts, packet.size, packet.is_keyframe + 2 * packet.is_discard
+
+
+def _ranked(values: np.ndarray) -> np.ndarray:
+    """Of each window of packets the value that `_SMALL` of them do not exceed."""
+    half = _WINDOW // 2
+    padded = np.pad(values, half, mode="edge")
+    found = np.empty(len(values))
+    for a in range(0, len(values), 1 << 16):  # in parts, to bound the memory
+        part = np.lib.stride_tricks.sliding_window_view(padded[a : a + (1 << 16) + 2 * half], _WINDOW)
+        found[a : a + len(part)] = np.partition(part, _SMALL - 1, axis=1)[:, _SMALL - 1]
+    return found
+
+
+def _runs(holds: np.ndarray) -> list[tuple[int, int]]:
+    """Half-open intervals in which something holds."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], holds.astype(np.int8), [0]])))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def in_order(
+    ticks: np.ndarray, time_s: np.ndarray, sizes: np.ndarray, is_key: np.ndarray, is_damaged: np.ndarray, end_s: float
+) -> Packets | None:
+    """Put packets in the order of time; None if there are few, or times lie outside the video."""
+    order = np.argsort(ticks, kind="stable")
+    found = Packets(ticks[order], time_s[order], sizes[order], is_key[order], is_damaged[order], end_s)
+    if len(order) < _WINDOW or found.time_s[0] < -SLACK_S or found.time_s[-1] > end_s + SLACK_S:
+        return None
+    return found
