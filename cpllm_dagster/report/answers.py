@@ -52,7 +52,7 @@ def print_answer(answer: duckdb.DuckDBPyRelation, console: Console, limit: int) 
             card.add_row(Text(f"  {printable(name)}"), Text("" if value is None else printable(str(value))))
         console.print(card)
     if len(rows) > limit:
-        console.print(Text(f"… and more: the first {limit} rows are shown, --limit shows more"))
+        console.print(Text(f"… and more rows than {limit} (--limit)"))
 
 
 def write_answer(answer: duckdb.DuckDBPyRelation, output: str) -> None:

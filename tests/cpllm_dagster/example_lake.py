@@ -72,7 +72,15 @@ def _probed(row: dict[str, Any]) -> dict[str, Any]:
         return named | {"probe_status": "failed", "probe_error_type": "corrupt_video", "probe_error_message": "x"}
     codec = "h264" if row["key"].endswith("mp4") else "hevc"
     form = {"duration_s": 10.0, "width_px": 640, "height_px": 360, "fps": 25.0, "codec": codec, "rotation_deg": 0}
-    return named | form | {"bit_rate_bps": 2_000_000, "pixel_format": "yuv420p", "probe_status": "ok"}
+    return (
+        named
+        | form
+        | {
+            "bit_rate_bps": 2_500_000 if "/b." in row["key"] or "/e." in row["key"] else 2_000_000,
+            "pixel_format": "yuv420p",
+            "probe_status": "ok",
+        }
+    )
 
 
 def _described(row: dict[str, Any]) -> dict[str, Any]:

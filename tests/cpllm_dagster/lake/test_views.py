@@ -35,7 +35,7 @@ def test_a_video_is_described_in_one_row(lake: Lake) -> None:
         "library": "films", "key": "libraries/films/b.mp4", "status": "ok", "score": 1.75, "level": "poor", "rank": 3,
         "percentile": 0.0, "score_worst": 1.25, "worst_start_s": 2.5, "worst_end_s": 5.0, "codec": "h264",
         "named_distortions": ["compression", "blur"], "compression_severity": 3.25, "noise_severity": 0.5,
-        "packet_loss_severity": 0.1, "bits_per_pixel": pytest.approx(2e6 / (640 * 360 * 25)), "duration_s": 10.0,
+        "packet_loss_severity": 0.1, "bits_per_pixel": pytest.approx(2.5e6 / (640 * 360 * 25)), "duration_s": 10.0,
         "description": "The picture quality is poor.", "etag": "2",
     }  # fmt: skip
     assert {name: row[name] for name in expected} == expected
