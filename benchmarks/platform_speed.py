@@ -166,7 +166,7 @@ def in_dagster(workers: int) -> Callable[[VideoStore], list[float]]:
     return run
 
 
-SCORING = ("visual_features", "quality_descriptions", "quality_scores")
+SCORING = ("visual_features", "quality_descriptions", "quality_scores", "score_history", "nights")
 
 
 def processor_s() -> float:

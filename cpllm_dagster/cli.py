@@ -6,12 +6,9 @@ failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imp
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,13 +20,9 @@ if TYPE_CHECKING:
     from cpllm_dagster.lake.tables import Lake
 
 
-class Format(StrEnum):
-    """How the rows of an SQL answer are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
+#: How an answer is printed, and the engines whose DDL can be printed.
+Output = Literal["table", "csv", "json", "markdown", "parquet"]
+Engine = Literal["athena", "trino", "spark"]
 
 LakeUri = Annotated[str | None, typer.Option("--lake", help="s3://bucket/prefix or a folder. [env: CPLLM_LAKE_URI]")]
 CatalogUri = Annotated[
@@ -108,25 +101,29 @@ def retire(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="SQL over the tables scores, rankings, catalog and so on.")],
+    query: Annotated[
+        str | None, typer.Argument(help="A query; without it, or with -, standard input. With --describe: a table.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A file that holds the query.")] = None,
     lake: LakeUri = None,
-    output: Annotated[Format, typer.Option("--format", help="How rows are printed.")] = Format.table,
+    output: Annotated[Output, typer.Option("--format", help="How rows are printed.")] = "table",
     limit: Annotated[int, typer.Option(help="Most rows of a table on the terminal.", min=1)] = 100,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Say what the columns mean, of all tables or one.")
+    ] = False,
+    ddl: Annotated[Engine | None, typer.Option("--ddl", help="Print the DDL of the tables for an engine.")] = None,
 ) -> None:
-    """Ask the tables of a lake a question in SQL (DuckDB)."""
-    with _told_in_a_sentence():
-        columns, rows = _answer(_filled_lake(lake), query)
-    if output is Format.csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    elif output is Format.json:
-        for row in rows:
-            print(json.dumps(dict(zip(columns, row, strict=True)), default=str))
-    else:
-        from cpllm_dagster.report.tables import print_table
+    """Ask the tables of a lake a question in SQL (DuckDB).
 
-        print_table(Console(), None, columns, rows, limit)
+    The table to start from is videos: cpllm sql "select file_name, score from videos order by score limit 10"
+    """
+    with _told_in_a_sentence():
+        if ddl is not None:
+            _print_ddl(ddl, lake)
+        elif describe:
+            _describe(query, output)
+        else:
+            _ask(_filled_lake(lake), _query(query, file), output, limit)
 
 
 @app.command()
@@ -198,8 +195,27 @@ def _videos(lake: Lake, library: str) -> int:
     return found["row_count"] if found else 0
 
 
-def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Give the columns and the rows that a query asks for.
+def _query(given: str | None, file: Path | None) -> str:
+    """Give the query of the command line, of a file or of standard input.
+
+    Raises:
+        BadParameter: there is none, or there are two.
+        ConfigurationError: the file cannot be read.
+    """
+    if file is not None and given is not None:
+        raise typer.BadParameter("give a query or --file, not both")
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{str(file)!r} cannot be read: {error}") from error
+    if given is None and sys.stdin.isatty():
+        raise typer.BadParameter("give a query, --file, or a query on standard input")
+    return sys.stdin.read() if given in (None, "-") else str(given)
+
+
+def _ask(lake: Lake, query: str, output: Output, limit: int) -> None:
+    """Print what a query asks for.
 
     Raises:
         typer.Exit: the query is wrong, or a table cannot be read; DuckDB's words are printed.
@@ -208,16 +224,53 @@ def _answer(lake: Lake, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     import duckdb
 
     from cpllm_dagster.lake.sql import sentence
+    from cpllm_dagster.report.answers import print_answer, write_answer
 
+    if output == "parquet" and sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is no text: send it to a file, as in > answer.parquet", param_hint="--format")
     with lake.connect() as connection:
         try:
-            answer = connection.execute(query)
-            return [column[0] for column in answer.description or []], answer.fetchall()
+            answer = connection.sql(query)
+            if answer is None:  # a statement without rows
+                return
+            if output == "table":
+                print_answer(answer, Console(), limit)
+            else:
+                write_answer(answer, output)
         except duckdb.Error as error:
             # Several lines, of which the last points at a place in the one before.
             for line in f"cpllm: {sentence(error)}".split("\n"):
                 Console(stderr=True).print(_shown(line), soft_wrap=True)
             raise typer.Exit(2) from None
+
+
+def _describe(table_name: str | None, output: Output) -> None:
+    """Print the data dictionary."""
+    import duckdb
+    import pyarrow as pa
+
+    from cpllm_dagster.lake import dictionary
+    from cpllm_dagster.lake.schemas import SCHEMAS, SENTENCES
+    from cpllm_dagster.report.answers import write_answer
+    from cpllm_dagster.report.tables import print_table
+
+    if output == "markdown" and table_name is None:
+        print(dictionary.markdown())
+    elif output == "table":
+        for name in [table_name] if table_name else SCHEMAS:
+            rows = [row[1:] for row in dictionary.described([name])]
+            print_table(Console(), f"{name}: {SENTENCES[name]}", dictionary.COLUMNS[1:], rows, len(rows))
+    else:
+        rows = list(dictionary.described([table_name] if table_name else list(SCHEMAS)))
+        cells = map(list, zip(*rows, strict=True))
+        write_answer(duckdb.from_arrow(pa.table(dict(zip(dictionary.COLUMNS, cells, strict=True)))), output)
+
+
+def _print_ddl(engine: Engine, lake: str | None) -> None:
+    from cpllm_dagster import definitions
+    from cpllm_dagster.lake.dictionary import ddl
+
+    print(ddl(engine, definitions.lake_uri(lake)))
 
 
 if __name__ == "__main__":

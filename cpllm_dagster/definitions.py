@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from cpllm_dagster.assets.catalog import video_catalog
+from cpllm_dagster.assets.overview import video_overview
 from cpllm_dagster.assets.quality import quality
 from cpllm_dagster.assets.rankings import pairwise_comparisons, quality_rankings
 from cpllm_dagster.assets.training import distortion_corpus, model_evaluation, promoted_model, training_run
@@ -172,6 +173,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             quality,
             pairwise_comparisons,
             quality_rankings,
+            video_overview,
             distortion_corpus,
             training_run,
             model_evaluation,

@@ -33,6 +33,8 @@ _LOCKDOWN = (
     "SET TimeZone = 'UTC'",
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
+    # A query must not reach what happens to be named in this process.
+    "SET python_enable_replacements = false",
     # A published file may be replaced at any time under the same name.
     "SET enable_external_file_cache = false",
     "SET temp_directory = ''",

@@ -31,13 +31,23 @@ SHOWN_AT_EACH_END = 5
 
 def plain(value: object) -> str:
     """Give a value as one line of printable characters, cut to a readable length."""
-    text = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(value))
+    text = printable(str(value))
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Give a text as one line; a character that does not print is shown by its number."""
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
+
+
 def markdown_text(value: object) -> str:
-    """Give a value as markdown that shows its characters and does nothing else."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@/])", r"\\\1", html.escape(plain(value)))
+    """Give a value as markdown that shows its characters and does nothing else, cut to a readable length."""
+    return escaped_markdown(plain(value))
+
+
+def escaped_markdown(text: str) -> str:
+    """Give a line as markdown that shows its characters and does nothing else."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@/])", r"\\\1", html.escape(text))
 
 
 def markdown_table(columns: list[str], rows: Sequence[tuple[object, ...]]) -> str:

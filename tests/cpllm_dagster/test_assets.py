@@ -35,7 +35,7 @@ HOSTILE_KEYS = ("a b.mp4", 'it\'s "quoted"/<img src=x onerror=alert(1)>.mp4', "Ã
 BROKEN = {"zero.mp4": b"", "text.mp4": b"no video\n" * 50}
 #: The assets of one pass of the model.
 QUALITY = ("visual_features", "quality_descriptions", "quality_scores", "score_history", "nights")
-TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings")
+TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings", "videos")
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def test_checks_pass_and_name_the_library(history: History) -> None:
 
 def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> None:
     shown = metadata_of(history.result)
-    assert len(shown) == 8
+    assert len(shown) == 9
     assert "decoding" not in shown[str(dg.AssetKey("video_catalog"))]  # the first run has probed all
     scores = shown[str(dg.AssetKey("quality_scores"))]
     assert (scores["new"].value, scores["kept"].value, scores["failed"].value) == (4, 1, 2)
@@ -301,7 +301,7 @@ def test_a_renamed_video_is_a_new_one_with_the_same_answers(platform: Platform) 
     for name in ("score", "score_std", "level_probabilities", "segment_score"):
         assert scores[new][name] == was[name]
     assert descriptions[new] == before["descriptions"][old] | {"video_id": new}
-    for name in TABLES[:-2]:
+    for name in ("catalog", "scores", "descriptions", "features", "videos"):
         assert old not in platform.rows(name)
     assert set(platform.rows("rankings")) == set(descriptions)
     pairs = platform.table("comparisons")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -72,7 +73,40 @@ def test_sql_as_json_csv_and_table(lake: str) -> None:
     assert rows[0] == ["library", "uri", "score", "scored_at"] and rows[1][:3] == [LIBRARY, 's3://b/a,"1".mp4', "4.25"]
     assert rows[2][2] == ""
     table = cpllm("sql", QUESTION, "--lake", lake).stdout
-    assert "fil ms" in table and "4.25" in table
+    assert "fil ms" in table and "4.25" in table and "┌" in table
+
+
+def test_sql_from_a_file_and_from_standard_input(lake: str, tmp_path: Path) -> None:
+    query = "select count(*) as videos\nfrom scores -- all\n;"
+    (tmp_path / "query.sql").write_text(query)
+    for arguments, given in ((["-f", str(tmp_path / "query.sql")], None), ([], query), (["-"], query)):
+        found = CliRunner().invoke(app, ["sql", *arguments, "--lake", lake, "--format", "csv"], input=given)
+        assert (found.exit_code, found.stdout.split()) == (0, ["videos", "2"])
+    found = cpllm("sql", "select 1", "-f", str(tmp_path / "query.sql"), "--lake", lake)
+    assert found.exit_code == 2 and "not both" in found.stderr
+    found = cpllm("sql", "-f", str(tmp_path / "none.sql"), "--lake", lake)
+    assert found.exit_code == 2 and "none.sql" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_sql_describes_the_tables_without_a_lake() -> None:
+    found = cpllm("sql", "--describe", "scores")
+    assert found.exit_code == 0 and "segment_end_s" in found.stdout and "strength_se" not in found.stdout
+    assert "strength_se" in cpllm("sql", "--describe").stdout
+    lines = cpllm("sql", "--describe", "rankings", "--format", "json").stdout.splitlines()
+    assert json.loads(lines[1])["meaning"].startswith("Id of the video")
+    found = cpllm("sql", "--describe", "nothing")
+    assert found.exit_code == 2 and "no table is named 'nothing'" in found.stderr
+
+
+def test_sql_prints_ddl_for_other_engines() -> None:
+    found = cpllm("sql", "--ddl", "athena", "--lake", "s3://bucket/lake")
+    assert found.exit_code == 0 and "LOCATION 's3://bucket/lake/videos/'" in found.stdout
+    assert cpllm("sql", "--ddl", "oracle", "--lake", "s3://bucket/lake").exit_code == 2
+
+
+def test_parquet_goes_to_a_file(lake: str, tmp_path: Path) -> None:
+    found = cpllm("sql", QUESTION, "--lake", lake, "--format", "parquet")
+    assert pq.read_table(io.BytesIO(found.stdout_bytes)).column_names == ["library", "uri", "score", "scored_at"]
 
 
 def test_sql_on_s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +210,7 @@ def test_a_vanished_library_fails_does_not_keep_others_from_running_and_can_be_r
     assert found.exit_code == 2 and "of 2 videos, would be removed" in " ".join(found.stderr.split())
     assert lake.libraries() == ["films", "shows"]
     found = cpllm("retire", "films", "--lake", lake.uri, "--yes")
-    assert found.exit_code == 0 and "films: removed rankings, comparisons" in found.stderr
+    assert found.exit_code == 0 and "rankings, comparisons" in found.stderr and "films: removed nights" in found.stderr
     assert lake.libraries() == ["shows"]
     assert not [path for path in (tmp_path / "lake").rglob("*") if path.is_file() and "films" in str(path)]
     with dg.DagsterInstance.from_config(str(home)) as instance:

@@ -60,7 +60,7 @@ print(json.dumps({
         "assets": [
             "distortion_corpus", "model_evaluation", "nights", "pairwise_comparisons", "promoted_model",
             "quality_descriptions", "quality_rankings", "quality_scores", "score_history", "training_run",
-            "video_catalog", "visual_features",
+            "video_catalog", "video_overview", "visual_features",
         ],
         "jobs": ["score_all_libraries", "score_library", "train_and_promote"],
         "checks": 5,

@@ -62,8 +62,7 @@ LIBRARIES = [
 #: An escape sequence, or another control character but a line's end.
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 
-#: No run writes the others yet.
-PUBLISHED = set(SCHEMAS) - {"videos"}
+PUBLISHED = set(SCHEMAS)
 
 
 @dataclass(frozen=True)

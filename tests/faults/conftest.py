@@ -29,7 +29,9 @@ from cpllm_dagster.lake.tables import Lake
 
 LIBRARY = "films"
 VIDEOS = 60
-TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings")
+#: The assets of one pass of the model.
+QUALITY = ("visual_features", "quality_descriptions", "quality_scores", "score_history", "nights")
+TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings", "videos")
 #: What two runs of the same videos may differ in.
 CIRCUMSTANCES = {"scored_at", "run_id", "decode_s", "inference_s"}
 GONE_S = 15.0
@@ -93,7 +95,7 @@ class Films:
 
     def score(self, **config: Any) -> dg.ExecuteInProcessResult:
         """Materialize the assets of one pass of the model in this process."""
-        return self.run("visual_features", "quality_descriptions", "quality_scores", quality=config)
+        return self.run(*QUALITY, quality=config)
 
     def table(self, name: str) -> pa.Table:
         table = self.lake.read(name, LIBRARY)

@@ -163,6 +163,7 @@ RUNS = "{ runsOrError { ... on Runs { results { status tags { key value } } } } 
 LAUNCH = """
 mutation { launchPartitionBackfill(backfillParams: {allPartitions: false, partitionNames: ["videos"], assetSelection: [
   {path: ["video_catalog"]}, {path: ["visual_features"]}, {path: ["quality_descriptions"]}, {path: ["quality_scores"]},
+  {path: ["score_history"]}, {path: ["nights"]},
   {path: ["pairwise_comparisons"]}, {path: ["quality_rankings"]}
 ]}) { __typename ... on PythonError { message } } }
 """
