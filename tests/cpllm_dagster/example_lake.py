@@ -48,7 +48,7 @@ def fill(lake: Lake) -> None:
             "catalog": [_probed(row) for row in rows],
             "descriptions": [_described(row) for row in good],
             "rankings": [_ranked(row, place, len(good)) for place, row in enumerate(good)],
-            "key_frames": [_pictured(good[-1])],
+            "key_frames": [_pictured(row) for row in good[-1:]],
         }
         for name, table in ({"scores": scores} | tables).items():
             lake.write(name, library, table, run_id="run 2", model_id=MODEL)
