@@ -184,6 +184,17 @@ class QualityPredictor:
                 described.append(Description(" ".join([text, *when]), found, one.times.events))
         return described
 
+    def assess_viewed(self, path: str, viewed: ViewedVideo) -> Assessment:
+        """Say all that the model says of a video that `look` or `encode` gave.
+
+        Args:
+            path: its name in the assessment.
+            viewed: with what its container says.
+        """
+        assert viewed.info is not None
+        (rating,), (words,) = self.rate([viewed]), self.describe_viewed([viewed])
+        return Assessment(path, self.model_id, viewed.info, rating, words, viewed.damaged_frames)
+
     @torch.inference_mode()
     def compare_tokens(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
         """Compare videos pair by pair, in both orders, segment by segment: the worst with the worst, and so on.
@@ -235,7 +246,7 @@ class QualityPredictor:
         if not isinstance(paths, str | Path):
             names = [str(path) for path in paths]
             looks = zip(names, self.look(names, limits), strict=True)
-            return [_unless_failed(seen, partial(self._assessed, name)) for name, seen in looks]
+            return [_unless_failed(seen, partial(self._assess_viewed, name)) for name, seen in looks]
         found = self.assess([paths], limits)[0]
         if isinstance(found, VideoError):
             raise found
@@ -324,10 +335,8 @@ class QualityPredictor:
     def _seen(self, decoded: VideoSamples | VideoError) -> ViewedVideo | VideoError:
         return _unless_failed(decoded, self.encode)
 
-    def _assessed(self, path: str, viewed: Sequence[ViewedVideo]) -> list[Assessment]:
-        (one,), (rating,), (words,) = viewed, self.rate(viewed), self.describe_viewed(viewed)
-        assert one.info is not None
-        return [Assessment(path, self.model_id, one.info, rating, words, one.damaged_frames)]
+    def _assess_viewed(self, path: str, viewed: Sequence[ViewedVideo]) -> list[Assessment]:
+        return [self.assess_viewed(path, one) for one in viewed]
 
     def _batches(self, items: Sequence[Item]) -> Iterable[Sequence[Item]]:
         """Give what is computed at once: on a CPU one item, so that its bits do not depend on the others."""
