@@ -22,8 +22,8 @@ from typing import Any
 
 # Loaded before the lock-down, after which no file can be opened: whatever a library would import at its first use.
 # PyAV loads these at the first file with subtitles, NumPy its masked arrays at the first median that leaves out NaN.
-import av.subtitles.codeccontext  # noqa: F401
-import av.subtitles.stream  # noqa: F401
+import av.subtitles.codeccontext
+import av.subtitles.stream
 import av.subtitles.subtitle  # noqa: F401
 import numpy.ma  # noqa: F401
 
