@@ -308,7 +308,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of the report; with several models each gets one below it.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for stress tests."),
+        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for other tests."),
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -320,15 +320,19 @@ def evaluate(
     ] = 0,
     stress_sources: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of clean photographs and clips for the stress tests; may be given again."),
+        typer.Option(help="Folder of clean photographs and clips for these tests; may be given again."),
     ] = None,
+    timed: Annotated[
+        int, typer.Option(min=0, help="Clean videos for the tests of what comes and goes, such as 6; 0 is none.")
+    ] = 0,
 ) -> None:
-    """Measure how good a model's answers are on labelled videos and in stress tests, and write a report."""
+    """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report."""
     with _told_in_a_sentence():
-        if not data and not stress:
-            raise ConfigurationError("nothing to evaluate on: give --data, or --stress with a number of sources")
+        if not data and not stress and not timed:
+            raise ConfigurationError("nothing to evaluate on: give --data, or --stress or --timed with a number")
         from cpllm_model.training.evaluation.evaluate import BOOTSTRAP, StressSettings, evaluate_models
         from cpllm_model.training.evaluation.evaluate import evaluate as evaluate_model
+        from cpllm_model.training.evaluation.timed import TimedSettings
 
         console = Console(stderr=True)
         folders = tuple(_existing(path) for path in stress_sources or ())
@@ -339,6 +343,7 @@ def evaluate(
             lambda line: console.print(_shown(line)),
             BOOTSTRAP,
             StressSettings(stress, folders) if stress else None,
+            TimedSettings(timed, folders) if timed else None,
         )
         names = models or ["tiny"]
         results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
