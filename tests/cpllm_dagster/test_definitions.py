@@ -63,7 +63,7 @@ print(json.dumps({
             "video_catalog", "video_overview", "visual_features",
         ],
         "jobs": ["score_all_libraries", "score_library", "train_and_promote"],
-        "checks": 5,
+        "checks": 6,
     }  # fmt: skip
     assert done.stderr == ""
 
