@@ -52,7 +52,21 @@ class CatalogConfig(dg.Config):
     )
 
 
-@dg.asset(partitions_def=LIBRARIES, group_name="library", kinds={"parquet"}, metadata=table_metadata("catalog"))
+#: What lies in the storage; nothing here makes it.
+CONTENT = dg.AssetSpec(
+    "content_libraries",
+    group_name="sources",
+    description="The videos as they lie in the storage: its first level are the libraries.",
+)
+
+
+@dg.asset(
+    deps=[CONTENT],
+    partitions_def=LIBRARIES,
+    group_name="library",
+    kinds={"parquet"},
+    metadata=table_metadata("catalog"),
+)
 def video_catalog(
     context: dg.AssetExecutionContext,
     config: CatalogConfig,
