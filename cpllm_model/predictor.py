@@ -39,7 +39,14 @@ from cpllm_model.answers import (
 )
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import CheckpointError, InferenceError, ObjectMissingError, SourceReadError, VideoError
+from cpllm_model.errors import (
+    CheckpointError,
+    ConfigurationError,
+    InferenceError,
+    ObjectMissingError,
+    SourceReadError,
+    VideoError,
+)
 from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
@@ -62,6 +69,8 @@ Answer, Item = TypeVar("Answer"), TypeVar("Item")
 NAMING_THRESHOLD = 0.5
 #: The worst of the segments that stand for a video, from which a description is written.
 DESCRIBED_SEGMENTS = 2
+#: What weights and activations may be kept in. Statistics and answers are computed in float32 in any case.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: An answer of less is as good as none.
 LEAST_PROBABILITY = 1e-12
 
@@ -80,16 +89,22 @@ class QualityPredictor:
         self.sampling = model.config.sampling_settings
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str = "tiny", device: str | None = None) -> QualityPredictor:
+    def from_pretrained(
+        cls, name_or_path: str = "tiny", device: str | None = None, precision: str | None = None
+    ) -> QualityPredictor:
         """Load a checkpoint.
 
         Args:
             name_or_path: bundled name, folder or hub id.
             device: torch device; default CUDA where there is one, else the CPU.
+            precision: of weights and activations, one of PRECISIONS; default bfloat16 on CUDA, else float32.
 
         Raises:
             CheckpointError: it is missing, incomplete, or may not be loaded.
+            ConfigurationError: there is no such precision.
         """
+        if precision is not None and precision not in PRECISIONS:
+            raise ConfigurationError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         folder = checkpoint.resolve(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -107,6 +122,7 @@ class QualityPredictor:
             raise CheckpointError(f"{folder} was made for {model.config.versions}, this release has {VERSIONS}")
         model.fold()
         model.to(torch.device(device))
+        model.set_precision(PRECISIONS[precision or ("bfloat16" if model.device.type == "cuda" else "float32")])
         return cls(model, processor, checkpoint.model_id(name_or_path))
 
     @torch.inference_mode()

@@ -7,11 +7,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from cpllm_model.decoding.events import Event
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import CheckpointError, EmptyFileError, NotAVideoError, ObjectMissingError, VideoError
+from cpllm_model.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EmptyFileError,
+    NotAVideoError,
+    ObjectMissingError,
+    VideoError,
+)
 from cpllm_model.network import checkpoint
 from cpllm_model.predictor import QualityPredictor, SegmentTimes, lossless_video, matched
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
@@ -201,6 +209,18 @@ def test_frames_that_are_none_are_refused(predictor):
         predictor.assess_frames(np.zeros((4, 64, 64), np.uint8), 25)
     with pytest.raises(ValueError, match="frames a second"):
         predictor.assess_frames(np.zeros((4, 64, 64, 3), np.uint8), 0)
+
+
+def test_half_precision_moves_a_score_by_little(predictor, samples):
+    half = QualityPredictor.from_pretrained("tiny", device="cpu", precision="bfloat16")
+    (full,), (found,) = (one.rate(one.encode(samples[:1])) for one in (predictor, half))
+    assert half.model.dtype == torch.bfloat16 and found.score != full.score
+    assert found.score == pytest.approx(full.score, abs=0.1)
+
+
+def test_a_precision_that_is_none_is_refused():
+    with pytest.raises(ConfigurationError, match="precision 'int4' is none of float32, bfloat16"):
+        QualityPredictor.from_pretrained("tiny", precision="int4")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
