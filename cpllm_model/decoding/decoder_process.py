@@ -27,9 +27,6 @@ import av.subtitles.stream
 import av.subtitles.subtitle  # noqa: F401
 import numpy.ma  # noqa: F401
 
-# And numpy these at the first median.
-import numpy.ma  # noqa: F401
-
 from cpllm_model.decoding import video, wall
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sampling import SamplingSettings

@@ -155,7 +155,10 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
     frame_ticks = None if packets is None or fields_share else packets.ticks
     unkeyed = Timeline(start, end, [], period, frame_ticks)
     frame_px = context.width * context.height
-    segments, stills = divided(unkeyed, looks, settings, packets, frame_px, 0 if packets is None else _REORDERED)
+    # A short video has no frames to spare.
+    is_short = count < _SURE_BURSTS * looks * settings.burst_frames
+    spare_frames = 0 if packets is None or is_short else _REORDERED
+    segments, stills = divided(unkeyed, looks, settings, packets, frame_px, spare_frames)
     ticks = {start}
     for segment in segments:
         ticks |= {segment.first, segment.look, *context_ticks(segment, settings.context_frames)}
