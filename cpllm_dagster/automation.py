@@ -13,10 +13,13 @@ from cpllm_dagster.assets.training import TRAINING_GROUP
 from cpllm_dagster.catalog.objects import partition_key
 from cpllm_dagster.partitions import LIBRARIES
 from cpllm_dagster.resources import Catalog
+from cpllm_model.errors import ConfigurationError
 
 assert LIBRARIES.name is not None
 PARTITION_SET = LIBRARIES.name
 
+#: When libraries are scored by default: a cron string.
+NIGHT = "0 2 * * *"
 #: A training may last longer than what the instance grants a run; one that is stopped is gone on with.
 LONGEST_TRAINING_S = 14 * 24 * 3600
 
@@ -42,14 +45,44 @@ def _run_requests(instance: dg.DagsterInstance, request: str) -> list[dg.RunRequ
     ]
 
 
-@dg.schedule(job=score_library, cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
-def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-    """Every library at 02:00 UTC, a run each; only new and changed videos cost work."""
-    requests = _run_requests(context.instance, f"{context.scheduled_execution_time:%Y-%m-%d}")
-    return requests or dg.SkipReason("no library is registered yet")
+def nightly_schedule(cron: str = NIGHT, timezone: str = "UTC") -> dg.ScheduleDefinition:
+    """Make the schedule that runs every library.
+
+    Args:
+        cron: when, in five fields.
+        timezone: whose clock that is, as the IANA names it.
+
+    Raises:
+        ConfigurationError: Dagster takes one of them for none.
+    """
+
+    def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        # The time is part of the key: a schedule may run several times a day, and twice where a clock is put back.
+        requests = _run_requests(context.instance, context.scheduled_execution_time.isoformat(timespec="minutes"))
+        return requests or dg.SkipReason("no library is registered yet")
+
+    describe = f"Every library at {cron!r} ({timezone}), a run each; only new and changed videos cost work."
+    try:
+        return dg.schedule(
+            job=score_library,
+            cron_schedule=cron,
+            execution_timezone=timezone,
+            description=describe,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )(nightly)
+    except dg.DagsterError as error:
+        raise ConfigurationError(
+            f"the schedule {cron!r} in the time zone {timezone!r} is none that Dagster knows: give a cron string such "
+            "as '0 2 * * *' and a name such as Europe/Berlin"
+        ) from error
 
 
-@dg.sensor(job=score_library, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job=score_library,
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Registers libraries that have appeared in the catalogue and requests their first run.",
+)
 def new_libraries(context: dg.SensorEvaluationContext, catalog: Catalog) -> dg.SensorResult | dg.SkipReason:
     """Register libraries that have appeared in the catalogue and request their first run."""
     known = set(context.instance.get_dynamic_partitions(PARTITION_SET))
@@ -82,6 +115,7 @@ def score_all_libraries() -> None:
     monitored_jobs=[score_all_libraries],
     request_job=score_library,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Requests a run for each library when score_all_libraries has ended.",
 )
 def all_libraries_requested(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest]:
     """Request a run for each library when score_all_libraries has ended."""

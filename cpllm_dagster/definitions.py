@@ -1,26 +1,33 @@
 """Where the platform is put together, and the only place that reads its environment.
 
 In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
-CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_HISTORY_DAYS (AWS credentials come by boto3's usual
-chain). Out: Dagster definitions. A missing or wrong value is one sentence, when definitions load.
+CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_HISTORY_DAYS, CPLLM_SCHEDULE, CPLLM_TIMEZONE,
+CPLLM_STALE_HOURS, CPLLM_OWNERS, CPLLM_ALERT_WEBHOOK, CPLLM_ALERT_MAIL, CPLLM_ALERT_FROM, CPLLM_SMTP_URL, CPLLM_UI_URL
+(AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when
+definitions load.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import dagster as dg
 
-from cpllm_dagster.assets.catalog import video_catalog
+from cpllm_dagster.alerts import Alerts, alert_sensors
+from cpllm_dagster.assets.catalog import CONTENT, video_catalog
 from cpllm_dagster.assets.overview import video_overview
-from cpllm_dagster.assets.quality import quality
+from cpllm_dagster.assets.quality import ASSETS, quality
 from cpllm_dagster.assets.rankings import pairwise_comparisons, quality_rankings
 from cpllm_dagster.assets.report import library_report
 from cpllm_dagster.assets.training import distortion_corpus, model_evaluation, promoted_model, training_run
 from cpllm_dagster.automation import (
+    NIGHT,
     all_libraries_requested,
     new_libraries,
-    nightly,
+    nightly_schedule,
     score_all_libraries,
     score_library,
     train_and_promote,
@@ -45,6 +52,8 @@ from cpllm_model.network import checkpoint
 
 #: More days than a calendar can go back.
 MOST_DAYS = 36_500
+#: A night and a half: one night may be late.
+STALE_HOURS = 36
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,10 @@ class Settings:
         exclude: patterns of names of files and folders that are no part of the catalogue.
         largest_loss: share of a library's videos that may be gone at once.
         history_days: days that history is kept; 0 keeps it for ever.
+        schedule, timezone: when libraries are scored: a cron string, and whose clock it is of.
+        stale_hours: hours without a run after which the tables of libraries count as stale.
+        owners: whose the assets are: mail addresses, or teams as in `team:video`.
+        alerts: where alerts go.
     """
 
     catalog_uri: str
@@ -69,6 +82,11 @@ class Settings:
     exclude: tuple[str, ...] = EXCLUDED
     largest_loss: float = LARGEST_LOSS
     history_days: int = HISTORY_DAYS
+    schedule: str = NIGHT
+    timezone: str = "UTC"
+    stale_hours: int = STALE_HOURS
+    owners: tuple[str, ...] = ()
+    alerts: Alerts = field(default_factory=Alerts)
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -127,7 +145,12 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         catalog_access=catalog_access(),
         exclude=_patterns("CPLLM_EXCLUDE", EXCLUDED),
         largest_loss=_share("CPLLM_LARGEST_LOSS", LARGEST_LOSS),
-        history_days=_days("CPLLM_HISTORY_DAYS", HISTORY_DAYS),
+        history_days=_whole("CPLLM_HISTORY_DAYS", HISTORY_DAYS, "days", 0, MOST_DAYS),
+        schedule=_optional("CPLLM_SCHEDULE") or NIGHT,
+        timezone=_optional("CPLLM_TIMEZONE") or "UTC",
+        stale_hours=_whole("CPLLM_STALE_HOURS", STALE_HOURS, "hours", 1, 24 * MOST_DAYS),
+        owners=_owners("CPLLM_OWNERS"),
+        alerts=_alerts(),
     )
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
@@ -180,6 +203,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             "taken for a library: put it beside the catalogue, or the libraries into a folder of their own"
         )
     return dg.Definitions(
+<<<<<<< HEAD
         assets=[
             video_catalog,
             quality,
@@ -192,10 +216,27 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             model_evaluation,
             promoted_model,
         ],
+=======
+        assets=_described(
+            [
+                CONTENT,
+                video_catalog,
+                quality,
+                pairwise_comparisons,
+                quality_rankings,
+                video_overview,
+                distortion_corpus,
+                training_run,
+                model_evaluation,
+                promoted_model,
+            ],
+            settings,
+        ),
+>>>>>>> main
         asset_checks=CHECKS,
         jobs=[score_library, score_all_libraries, train_and_promote],
-        schedules=[nightly],
-        sensors=[new_libraries, all_libraries_requested],
+        schedules=[nightly_schedule(settings.schedule, settings.timezone)],
+        sensors=[new_libraries, all_libraries_requested, *alert_sensors(settings.alerts)],
         resources={
             "catalog": catalog,
             "lake": lake,
@@ -241,11 +282,55 @@ def _share(name: str, default: float) -> float:
     return share
 
 
-def _days(name: str, default: int) -> int:
+def _whole(name: str, default: int, unit: str, least: int, most: int) -> int:
     value = _optional(name)
-    if value is not None and not (value.isascii() and value.isdigit() and int(value) <= MOST_DAYS):
-        raise ConfigurationError(f"{name} is {value!r}; give a number of days, 0 to {MOST_DAYS}")
+    if value is not None and not (value.isascii() and value.isdigit() and least <= int(value) <= most):
+        raise ConfigurationError(f"{name} is {value!r}; give a number of {unit}, {least} to {most}")
     return default if value is None else int(value)
+
+
+def _listed(name: str) -> tuple[str, ...]:
+    """Read words between commas."""
+    return tuple(word.strip() for word in (_optional(name) or "").split(",") if word.strip())
+
+
+def _owners(name: str) -> tuple[str, ...]:
+    owners = _listed(name)
+    for owner in owners:
+        if not re.fullmatch(r"team:\w[\w-]*|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+            raise ConfigurationError(f"{name} names {owner!r}; give mail addresses, or teams as in team:video")
+    return owners
+
+
+def _alerts() -> Alerts:
+    given = {
+        "webhook": _optional("CPLLM_ALERT_WEBHOOK"),
+        "mail_to": _listed("CPLLM_ALERT_MAIL"),
+        "mail_from": _optional("CPLLM_ALERT_FROM"),
+        "smtp": _optional("CPLLM_SMTP_URL"),
+        "ui": _optional("CPLLM_UI_URL"),
+    }
+    return Alerts(**{name: value for name, value in given.items() if value})
+
+
+def _described(
+    assets: Sequence[dg.AssetsDefinition | dg.AssetSpec], settings: Settings
+) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
+    """Give assets with owners, the addresses of their tables, and what makes them stale."""
+    fresh = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=settings.stale_hours))
+
+    def describe(spec: dg.AssetSpec) -> dg.AssetSpec:
+        spec = spec.merge_attributes(owners=list(settings.owners), tags={"domain": "video-quality"})
+        if spec.key == CONTENT.key:
+            return spec.merge_attributes(metadata={"dagster/uri": without_secrets(settings.catalog_uri)})
+        if (table := spec.metadata.get("table")) is None:
+            return spec
+        spec = spec.merge_attributes(metadata={"dagster/uri": f"{settings.lake_uri.rstrip('/')}/{table}/"})
+        if settings.model == PROMOTED and table in ASSETS:
+            spec = spec.merge_attributes(deps=[promoted_model.key])
+        return spec.replace_attributes(freshness_policy=fresh)
+
+    return dg.map_asset_specs(describe, assets)
 
 
 def _optional(name: str) -> str | None:

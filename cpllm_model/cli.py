@@ -12,8 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sized
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,8 @@ from rich.text import Text
 
 from cpllm_model.decoding.samples import has_video_name, picture_codec
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
-from cpllm_model.scale import SCORE_MAX, level_of
+from cpllm_model.record_files import record_file
+from cpllm_model.scale import SCORE_MAX, SCORE_MIN, level_of
 from cpllm_model.when import clock, listed
 
 if TYPE_CHECKING:
@@ -39,7 +41,17 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
 )  # fmt: skip
 
-Paths = Annotated[list[Path], typer.Argument(help="Video or picture files, or folders that are searched for videos.")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Video or picture files, patterns such as 'shots/*.mp4', or folders that are searched for videos; "
+        "- reads names from standard input, one a line.",
+        allow_dash=True,
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="Torch device, such as cpu or cuda:0; by default a GPU if there is one.")
+]
 Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
 
@@ -58,6 +70,7 @@ class Answered:
     description: Description | None = None
     error: VideoError | None = None
     is_still: bool = False
+    cautions: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Give the JSON object of a video."""
@@ -79,42 +92,77 @@ class Answered:
             "worst_start_s": rating and rating.worst_start_s,
             "worst_end_s": rating and rating.worst_end_s,
             "scene": rating and rating.scene,
+            "cautions": list(self.cautions),
             "error_type": error and error.error_type,
             "error_message": error and error.cause,
         }
 
 
-@app.command()
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"cpllm {version('cpllm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """How good do videos look, why, and which are worst."""
+
+
+@app.command(epilog="Example: cpllm score trailers/ --fail-under 3.5 -o trailers.parquet")
 def score(
     paths: Paths,
     model: Model = "tiny",
     as_json: Json = False,
     segments: Annotated[bool, typer.Option("--segments", help="A row for each segment of a video, too.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the answers to a file, too: .csv, .jsonl or .parquet.")
+    ] = None,
+    fail_under: Annotated[
+        float | None, typer.Option(help="End with status 1 if a score is lower.", min=SCORE_MIN, max=SCORE_MAX)
+    ] = None,
+    device: Device = None,
 ) -> None:
     """Score videos and still pictures from 1 (bad) to 5 (excellent) and say in words how they look."""
     with _told_in_a_sentence():
         files = _find(paths)
-        predictor = _predictor(model)
-        done: list[bool] = []
-        with _told_when_interrupted(done, len(files)), _score_rows(files, as_json, segments) as show:
+        with ExitStack() as stack:
+            keep = stack.enter_context(record_file(out)) if out else None
+            predictor = _predictor(model, device)
+            done: list[Answered] = []
+            stack.enter_context(_told_when_interrupted(done, len(files)))
+            show = stack.enter_context(_score_rows(files, as_json, segments))
             for one in _answers(files, predictor, describe=True, bar=not sys.stdout.isatty()):
                 show(one)
-                done.append(one.error is None)
-    if not all(done):
+                if keep:
+                    keep(one.record())
+                done.append(one)
+    low = [one for one in done if one.rating and fail_under is not None and one.rating.score < fail_under]
+    for one in low:
+        assert one.rating
+        Console(stderr=True).print(_shown(f"cpllm: {one.path} scores {one.rating.score:.2f}, under {fail_under:g}"))
+    if low or any(one.error for one in done):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: cpllm compare master.mov upload.mp4")
 def compare(
     a: Annotated[Path, typer.Argument(help="A video.")],
     b: Annotated[Path, typer.Argument(help="Another video.")],
     model: Model = "tiny",
     as_json: Json = False,
+    device: Device = None,
 ) -> None:
     """Say which of two videos looks better, and how surely."""
     pair = _path_fields(str(a), "path_a") | _path_fields(str(b), "path_b")
     with _told_in_a_sentence():
-        predictor = _predictor(model)
+        predictor = _predictor(model, device)
         try:
             found = predictor.compare(_existing(a), _existing(b))
         except VideoError as error:
@@ -127,19 +175,22 @@ def compare(
     if as_json:
         print(json.dumps({**pair, "status": "ok", **asdict(found)}))
         return
-    better = a if found.probability_a_better >= 0.5 else b
+    if found.probability_a_better == 0.5:
+        Console().print("no difference")
+        return
+    better = a if found.probability_a_better > 0.5 else b
     surely = max(found.probability_a_better, 1 - found.probability_a_better)
     Console().print(
         _shown(f"{better} looks better, with probability {surely:.2f} (orders differ by {found.order_gap:.2f})")
     )
 
 
-@app.command()
-def rank(paths: Paths, model: Model = "tiny", as_json: Json = False) -> None:
+@app.command(epilog="Example: cpllm rank encodes/")
+def rank(paths: Paths, model: Model = "tiny", as_json: Json = False, device: Device = None) -> None:
     """Rank videos from best to worst by comparing them pair by pair."""
     with _told_in_a_sentence():
         files = _find(paths)
-        predictor = _predictor(model)
+        predictor = _predictor(model, device)
         found = list(_answers(files, predictor, describe=False, bar=True))
         rows = _ranked(found, predictor)
     if as_json:
@@ -257,7 +308,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder of the report; with several models each gets one below it.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for stress tests."),
+        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for other tests."),
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -269,15 +320,19 @@ def evaluate(
     ] = 0,
     stress_sources: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of clean photographs and clips for the stress tests; may be given again."),
+        typer.Option(help="Folder of clean photographs and clips for these tests; may be given again."),
     ] = None,
+    timed: Annotated[
+        int, typer.Option(min=0, help="Clean videos for the tests of what comes and goes, such as 6; 0 is none.")
+    ] = 0,
 ) -> None:
-    """Measure how good a model's answers are on labelled videos and in stress tests, and write a report."""
+    """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report."""
     with _told_in_a_sentence():
-        if not data and not stress:
-            raise ConfigurationError("nothing to evaluate on: give --data, or --stress with a number of sources")
+        if not data and not stress and not timed:
+            raise ConfigurationError("nothing to evaluate on: give --data, or --stress or --timed with a number")
         from cpllm_model.training.evaluation.evaluate import BOOTSTRAP, StressSettings, evaluate_models
         from cpllm_model.training.evaluation.evaluate import evaluate as evaluate_model
+        from cpllm_model.training.evaluation.timed import TimedSettings
 
         console = Console(stderr=True)
         folders = tuple(_existing(path) for path in stress_sources or ())
@@ -288,6 +343,7 @@ def evaluate(
             lambda line: console.print(_shown(line)),
             BOOTSTRAP,
             StressSettings(stress, folders) if stress else None,
+            TimedSettings(timed, folders) if timed else None,
         )
         names = models or ["tiny"]
         results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
@@ -329,14 +385,27 @@ def _find(paths: list[Path]) -> list[Path]:
 
     A folder that cannot be read stands for itself, and becomes a row that says why.
     """
-    if not any(path.exists() for path in paths):
-        _existing(paths[0])
+    named = [name for path in paths for name in (_lines() if str(path) == "-" else _matching(path))]
+    if named and not any(path.exists() for path in named):
+        _existing(named[0])
     found: list[Path] = []
-    for path in paths:
+    for path in named:
         found += _videos_below(path) if path.is_dir() else [path]
     if not found:
         raise typer.BadParameter(f"no video in {', '.join(map(str, paths))}")
     return found
+
+
+def _lines() -> list[Path]:
+    """Give the names that stand on standard input, one a line."""
+    return [Path(os.fsdecode(line)) for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n"))]
+
+
+def _matching(path: Path) -> list[Path]:
+    """Give the files that a pattern means, where no file has its name; a shell has not seen what is quoted."""
+    if path.exists() or not any(mark in str(path) for mark in "*?["):
+        return [path]
+    return [Path(name) for name in sorted(glob(str(path), recursive=True))] or [path]  # noqa: PTH207
 
 
 def _videos_below(top: Path) -> list[Path]:
@@ -350,7 +419,7 @@ def _videos_below(top: Path) -> list[Path]:
     return sorted(found)
 
 
-def _predictor(model: str) -> QualityPredictor:
+def _predictor(model: str, device: str | None) -> QualityPredictor:
     if model == "promoted" and not Path(model).exists():
         raise ConfigurationError(
             "the model is 'promoted', which names one to the platform's runs only: "
@@ -363,7 +432,7 @@ def _predictor(model: str) -> QualityPredictor:
     from cpllm_model.predictor import QualityPredictor
 
     logging.disable_progress_bar()
-    return QualityPredictor.from_pretrained(model)
+    return QualityPredictor.from_pretrained(model, device)
 
 
 def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
@@ -385,8 +454,10 @@ def _answered(path: Path, seen: ViewedVideo | VideoError, predictor: QualityPred
     if isinstance(seen, VideoError):
         return Answered(str(path), error=seen)
     try:
-        words = predictor.describe_viewed([seen])[0] if describe else None
-        return Answered(str(path), seen.tokens, predictor.rate([seen])[0], words, is_still=_is_still(path))
+        if not describe:
+            return Answered(str(path), seen.tokens, predictor.rate([seen])[0])
+        one = predictor.assess_viewed(str(path), seen)
+        return Answered(str(path), seen.tokens, one.rating, one.words, is_still=_is_still(path), cautions=one.cautions)
     except VideoError as error:
         return Answered(str(path), error=error)
 
@@ -486,7 +557,12 @@ def _score_row(one: Answered) -> tuple[str | Text, ...]:
     assert one.rating and one.description
     numbers = f"{one.rating.score:.2f}", f"{one.rating.score_std:.2f}"
     level = f"{one.rating.level} (still)" if one.is_still else one.rating.level
-    return _shown(one.path), *numbers, level, _shown(one.description.text)
+    return (
+        _shown(one.path),
+        *numbers,
+        level,
+        _shown(" ".join([one.description.text, *map("({})".format, one.cautions)])),
+    )
 
 
 def _segment_rows(rating: Rating, description: Description) -> Iterator[tuple[str | Text, ...]]:

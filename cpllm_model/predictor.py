@@ -9,27 +9,49 @@ Shape legend: N segments, L visual tokens of a segment, D decoder width.
 
 from __future__ import annotations
 
+import io
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import NamedTemporaryFile
+from typing import Any, TypeVar, overload
 
+import av
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from cpllm_model.decoding.events import Event
+from cpllm_model.answers import (
+    LEVEL_WEIGHTS,
+    Assessment,
+    Comparison,
+    Description,
+    Distortion,
+    Rating,
+    SegmentTimes,
+    ViewedVideo,
+    VisualTokens,
+)
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import CheckpointError, InferenceError, ObjectMissingError, SourceReadError, VideoError
+from cpllm_model.errors import (
+    CheckpointError,
+    ConfigurationError,
+    InferenceError,
+    ObjectMissingError,
+    SourceReadError,
+    VideoError,
+)
 from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.pooling import Stretch, by_score, covered_s, joined, pooled_levels
+from cpllm_model.pooling import covered_s, joined, pooled_levels
 from cpllm_model.scale import (
     DISTORTIONS,
     LEVELS,
@@ -45,144 +67,12 @@ from cpllm_model.when import sentences
 Answer, Item = TypeVar("Answer"), TypeVar("Item")
 #: Probability from which a distortion is named by a model that was not calibrated.
 NAMING_THRESHOLD = 0.5
-LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
-#: Segments that stand for a video in a comparison, and the worst of them that a description is written from.
-KEPT_SEGMENTS, DESCRIBED_SEGMENTS = 4, 2
+#: The worst of the segments that stand for a video, from which a description is written.
+DESCRIBED_SEGMENTS = 2
+#: What weights and activations may be kept in. Statistics and answers are computed in float32 in any case.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: An answer of less is as good as none.
 LEAST_PROBABILITY = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class VisualTokens:
-    """What the decoder sees of a video when it describes or compares it: some segments that stand for the whole.
-
-    Args:
-        tokens_NLD: float16, of at most KEPT_SEGMENTS segments, the worst first; see pooling.by_score.
-        segment_start_s: float64 (N,), when these begin.
-    """
-
-    tokens_NLD: np.ndarray
-    segment_start_s: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentTimes:
-    """When the segments of a video are, and what was measured of them.
-
-    Args:
-        start_s, end_s: float64 (N,), half-open intervals that cover the video.
-        has_picture: bool (N,), False where there is no picture to rate (black, flat colour, bars, credits).
-        events: what was measured to happen in time.
-    """
-
-    start_s: np.ndarray
-    end_s: np.ndarray
-    has_picture: np.ndarray
-    events: tuple[Event, ...] = ()
-
-    @property
-    def length_s(self) -> np.ndarray:
-        """Lengths, float64 (N,)."""
-        return self.end_s - self.start_s
-
-
-@dataclass(frozen=True, eq=False)
-class ViewedVideo:
-    """A video that both encoders and the decoder have looked at.
-
-    Args:
-        tokens_NLD: float16, visual tokens of every segment, in order of time.
-        answers: for each question of CPLLMProcessor.rating_ids float64 (N, answers): a distribution a segment.
-        times: of the segments.
-    """
-
-    tokens_NLD: np.ndarray
-    answers: list[np.ndarray]
-    times: SegmentTimes
-
-    @property
-    def segment_scores(self) -> np.ndarray:
-        """Mean level of each segment, float64 (N,), also of those without a picture."""
-        return self.answers[0] @ LEVEL_WEIGHTS
-
-    @property
-    def tokens(self) -> VisualTokens:
-        """The tokens of the segments that stand for the whole."""
-        rated = np.flatnonzero(self.times.has_picture)
-        kept = rated[by_score(self.segment_scores[rated], KEPT_SEGMENTS)]
-        return VisualTokens(self.tokens_NLD[kept], self.times.start_s[kept])
-
-
-@dataclass(frozen=True)
-class Rating:
-    """A video's quality on the ACR scale.
-
-    Args:
-        score: mean of the distribution over levels, 1 (bad) to 5 (excellent).
-        score_std: its uncertainty: the distribution's standard deviation, calibrated on held-out contents, so that 68 %
-            of people's ratings lie within one of it.
-        level: the level word nearest to the score.
-        level_probabilities: bad to excellent, sum 1: those of the segments, pooled as pooling.py states.
-        segment_start_s, segment_end_s: half-open intervals that cover the video.
-        segment_score: score of each segment; None where it shows no picture to rate.
-        score_worst, worst_start_s, worst_end_s: of the segment with the lowest score.
-        scene: question of scale.SCENE_FACTS -> the most probable answer.
-    """
-
-    score: float
-    score_std: float
-    level: str
-    level_probabilities: tuple[float, ...]
-    segment_start_s: tuple[float, ...]
-    segment_end_s: tuple[float, ...]
-    segment_score: tuple[float | None, ...]
-    score_worst: float
-    worst_start_s: float
-    worst_end_s: float
-    scene: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Distortion:
-    """How strong one distortion is.
-
-    Args:
-        name: one of scale.DISTORTIONS.
-        severity: mean of the distribution over severities, 0 (none) to 5 (severe), of the segment that shows it most.
-        probability: that it is visible at all, 0-1, in that segment.
-        named: whether the probability reaches the model's own threshold, so that descriptions name it.
-        stretches: (start_s, end_s) of the segments in which it does.
-    """
-
-    name: str
-    severity: float
-    probability: float
-    named: bool
-    stretches: tuple[Stretch, ...] = ()
-
-
-@dataclass(frozen=True)
-class Description:
-    """A video's quality in words, every known distortion, the most probable first, and what was measured in time."""
-
-    text: str
-    distortions: tuple[Distortion, ...]
-    events: tuple[Event, ...] = ()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Which of two videos looks better.
-
-    Args:
-        probability_a_better: 0-1, the mean of both orders; compare(b, a) is its complement.
-        order_gap: how far the two orders disagree, 0-1; large means that the answer leans on the order.
-        first_bias: probability given to the video that is shown first, averaged over both orders, less a half.
-    """
-
-    probability_a_better: float
-    order_gap: float
-    first_bias: float
 
 
 class QualityPredictor:
@@ -199,16 +89,22 @@ class QualityPredictor:
         self.sampling = model.config.sampling_settings
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str = "tiny", device: str | None = None) -> QualityPredictor:
+    def from_pretrained(
+        cls, name_or_path: str = "tiny", device: str | None = None, precision: str | None = None
+    ) -> QualityPredictor:
         """Load a checkpoint.
 
         Args:
             name_or_path: bundled name, folder or hub id.
             device: torch device; default CUDA where there is one, else the CPU.
+            precision: of weights and activations, one of PRECISIONS; default bfloat16 on CUDA, else float32.
 
         Raises:
             CheckpointError: it is missing, incomplete, or may not be loaded.
+            ConfigurationError: there is no such precision.
         """
+        if precision is not None and precision not in PRECISIONS:
+            raise ConfigurationError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         folder = checkpoint.resolve(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -226,6 +122,7 @@ class QualityPredictor:
             raise CheckpointError(f"{folder} was made for {model.config.versions}, this release has {VERSIONS}")
         model.fold()
         model.to(torch.device(device))
+        model.set_precision(PRECISIONS[precision or ("bfloat16" if model.device.type == "cuda" else "float32")])
         return cls(model, processor, checkpoint.model_id(name_or_path))
 
     @torch.inference_mode()
@@ -257,7 +154,8 @@ class QualityPredictor:
                 SegmentTimes(one.segment_start_s, one.segment_end_s, one.segment_has_picture, one.events)
                 for one in batch
             ]
-            viewed += self.view(tokens, times)
+            found = zip(self.view(tokens, times), batch, strict=True)
+            viewed += [replace(one, info=its.info, damaged_frames=its.damaged_frames) for one, its in found]
         return viewed
 
     @torch.inference_mode()
@@ -302,6 +200,17 @@ class QualityPredictor:
                 described.append(Description(" ".join([text, *when]), found, one.times.events))
         return described
 
+    def assess_viewed(self, path: str, viewed: ViewedVideo) -> Assessment:
+        """Say all that the model says of a video that `look` or `encode` gave.
+
+        Args:
+            path: its name in the assessment.
+            viewed: with what its container says.
+        """
+        assert viewed.info is not None
+        (rating,), (words,) = self.rate([viewed]), self.describe_viewed([viewed])
+        return Assessment(path, self.model_id, viewed.info, rating, words, viewed.damaged_frames)
+
     @torch.inference_mode()
     def compare_tokens(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
         """Compare videos pair by pair, in both orders, segment by segment: the worst with the worst, and so on.
@@ -329,8 +238,56 @@ class QualityPredictor:
                 )
         return comparisons
 
+    @overload
+    def assess(self, paths: str | Path, limits: DecodeLimits | None = None) -> Assessment: ...
+    @overload
+    def assess(
+        self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
+    ) -> list[Assessment | VideoError]: ...
+    def assess(
+        self, paths: str | Path | Iterable[str | Path], limits: DecodeLimits | None = None
+    ) -> Assessment | list[Assessment | VideoError]:
+        """Say all that the model says of a video file, or of several.
+
+        Args:
+            paths: one file, or several.
+            limits: what each may cost.
+
+        Returns:
+            of one file its assessment; of several, in order, each one's, or the reason there is none.
+
+        Raises:
+            VideoError: the one file has none.
+        """
+        if not isinstance(paths, str | Path):
+            names = [str(path) for path in paths]
+            looks = zip(names, self.look(names, limits), strict=True)
+            return [_unless_failed(seen, partial(self._assess_viewed, name)) for name, seen in looks]
+        found = self.assess([paths], limits)[0]
+        if isinstance(found, VideoError):
+            raise found
+        return found
+
+    def assess_frames(self, frames_THWC: np.ndarray, fps: float, name: str = "frames") -> Assessment:
+        """Say all that the model says of frames in memory, uint8 RGB, shown at `fps` frames a second.
+
+        They are encoded without loss as 4:2:0 video and decoded like a file.
+
+        Raises:
+            VideoError: they cannot be rated, as with a file.
+            ValueError: they are no such frames.
+        """
+        with NamedTemporaryFile(suffix=".mkv") as file:
+            file.write(lossless_video(frames_THWC, fps))
+            file.flush()
+            return replace(self.assess(file.name), path=name)
+
     def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:
-        """Score video files; give a rating, or the reason there is none, for each, in order."""
+        """Score video files; give a rating, or the reason there is none, for each, in order.
+
+        Raises:
+            TypeError: `paths` is one path; `assess` takes one.
+        """
         return [_unless_failed(seen, self.rate) for seen in self.look(paths, limits)]
 
     def describe(
@@ -364,6 +321,8 @@ class QualityPredictor:
         Yields:
             what was seen of each file, or why nothing was.
         """
+        if isinstance(paths, str | Path):
+            raise TypeError(f"a list of paths is wanted, not one path: [{str(paths)!r}]")
         with DecodeSandbox(limits or DecodeLimits()) as sandbox, ThreadPoolExecutor(1) as decoder:
             waiting: deque[Future[VideoSamples | VideoError]] = deque()
             try:
@@ -390,7 +349,10 @@ class QualityPredictor:
             return error
 
     def _seen(self, decoded: VideoSamples | VideoError) -> ViewedVideo | VideoError:
-        return decoded if isinstance(decoded, VideoError) else self.encode([decoded])[0]
+        return _unless_failed(decoded, self.encode)
+
+    def _assess_viewed(self, path: str, viewed: Sequence[ViewedVideo]) -> list[Assessment]:
+        return [self.assess_viewed(path, one) for one in viewed]
 
     def _batches(self, items: Sequence[Item]) -> Iterable[Sequence[Item]]:
         """Give what is computed at once: on a CPU one item, so that its bits do not depend on the others."""
@@ -491,12 +453,31 @@ def _scene(viewed: ViewedVideo) -> dict[str, str]:
     return {name: words[int((weights @ rows[rated]).argmax())] for (name, words), rows in facts}
 
 
-def _unless_failed(
-    seen: ViewedVideo | VideoError, question: Callable[[Sequence[ViewedVideo]], list[Answer]]
-) -> Answer | VideoError:
+def _unless_failed(seen: Item | VideoError, question: Callable[[Sequence[Item]], list[Answer]]) -> Answer | VideoError:
     if isinstance(seen, VideoError):
         return seen
     try:
         return question([seen])[0]
     except VideoError as error:
         return error
+
+
+def lossless_video(frames_THWC: np.ndarray, fps: float) -> bytes:
+    """Encode uint8 RGB frames as a Matroska file of FFV1 in 4:2:0.
+
+    Raises:
+        ValueError: they are no such frames, or `fps` is no rate.
+    """
+    if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or frames_THWC.dtype != np.uint8 or not len(frames_THWC):
+        raise ValueError(f"frames are {frames_THWC.dtype} {frames_THWC.shape}, expected uint8 (T, H, W, 3)")
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"{fps!r} frames a second")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()

@@ -14,6 +14,15 @@ from cpllm_model.pooling import Stretch, covered_s
 if TYPE_CHECKING:
     from cpllm_model.predictor import Distortion, SegmentTimes
 
+#: Families of distortions that a sentence gives another name.
+NOUNS = {
+    "compression": "compression artefacts",
+    "exposure": "wrong exposure",
+    "contrast": "lack of contrast",
+    "colour": "wrong colours",
+    "interlacing": "interlaced lines",
+    "packet loss": "damage from packet loss",
+}
 #: Kind of event -> what happens, for a sentence that goes on with when.
 PHRASES = {
     "freeze": "The picture freezes",
@@ -35,17 +44,21 @@ _MOST_LISTED = 3
 
 
 def sentences(distortions: Iterable[Distortion], times: SegmentTimes) -> list[str]:
-    """Give a sentence for each named distortion that comes and goes, and for each kind of event.
+    """Give a sentence for the named distortions that come and go at one time, and for each kind of event.
 
     Args:
         distortions: of the video.
         times: of its segments, with events.
     """
-    found = []
+    together: dict[tuple[Stretch, ...], list[str]] = {}
     rated_s = float(times.length_s[times.has_picture].sum())
     for one in distortions:
         if one.named and covered_s(one.stretches) < _ALL_THE_TIME * rated_s:
-            found.append(f"The {one.name} is there {listed(one.stretches)}.")
+            together.setdefault(one.stretches, []).append(NOUNS.get(one.name, one.name))
+    found = []
+    for stretches, names in together.items():
+        when = listed(stretches)
+        found.append(f"{when[0].upper()}{when[1:]} it shows {enumerated(names)}.")
     for kind, phrase in PHRASES.items():
         if stretches := [(event.start_s, event.end_s) for event in times.events if event.kind == kind]:
             found.append(f"{phrase} {listed(stretches)}.")
@@ -58,6 +71,11 @@ def listed(stretches: Iterable[Stretch]) -> str:
     parts = [f"from {clock(start)} to {clock(end)}" for start, end in ordered[:_MOST_LISTED]]
     if more := len(ordered) - len(parts):
         parts.append(f"{more} more time{'s' * (more > 1)}")
+    return enumerated(parts)
+
+
+def enumerated(parts: list[str]) -> str:
+    """Write a list in words: a, b and c."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from cpllm_dagster.assets.incremental import ARCHIVED, TRANSIENT_TYPES
 from cpllm_dagster.assets.losses import confirmed_rows
+from cpllm_dagster.assets.progress import Progress
 from cpllm_dagster.assets.publication import publish, published_or_empty, table_metadata
 from cpllm_dagster.catalog.listing import VideoListing, VideoObject
 from cpllm_dagster.catalog.objects import VideoStore, library_name, no_library
@@ -51,7 +52,21 @@ class CatalogConfig(dg.Config):
     )
 
 
-@dg.asset(partitions_def=LIBRARIES, group_name="library", kinds={"parquet"}, metadata=table_metadata("catalog"))
+#: What lies in the storage; nothing here makes it.
+CONTENT = dg.AssetSpec(
+    "content_libraries",
+    group_name="sources",
+    description="The videos as they lie in the storage: its first level are the libraries.",
+)
+
+
+@dg.asset(
+    deps=[CONTENT],
+    partitions_def=LIBRARIES,
+    group_name="library",
+    kinds={"parquet"},
+    metadata=table_metadata("catalog"),
+)
 def video_catalog(
     context: dg.AssetExecutionContext,
     config: CatalogConfig,
@@ -81,10 +96,14 @@ def video_catalog(
     if len(unlisted):
         context.log.warning(f"{library!r}: {len(unlisted)} videos are not listed and not gone: their rows stay")
     probed = []
+    progress = Progress(library, len(new), context.log.info, context.log.warning)
     for rows in probe_videos(new, store, limits.decode_limits(), config):
         tables.append_part(library, PROBED, {"catalog": rows})
         probed += rows
-        context.log.info(f"{library!r}: {len(probed)} of {len(new)} videos probed")
+        for row in rows:
+            progress.add(row["uri"], row.get("probe_error_type"), row.get("probe_error_message"))
+    if new:
+        context.log.info(progress.line())
     good = int((kept["probe_status"].to_numpy() == "ok").sum())
     require_readable(library, (row.get("probe_error_type") for row in probed), good)
     rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])], promote_options="default")

@@ -33,6 +33,7 @@ from cpllm_dagster.assets.history import (
 )
 from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
+from cpllm_dagster.assets.progress import Progress
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
@@ -119,12 +120,15 @@ def quality(
         )
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
         with keeper, closing(results):
-            for count, result in enumerate(results, start=1):
+            progress = Progress(library, len(plan.todo), context.log.info, context.log.warning)
+            for result in results:
                 rows = result_rows(result, model_id, run_id)
                 for name, gathered in new.items():
                     gathered += rows.get(name, [])
-                if keeper.add(rows):
-                    context.log.info(f"{library!r}: {count} of {len(plan.todo)} videos done")
+                keeper.add(rows)
+                error = result.error
+                progress.add(result.item.uri, error and error.error_type, error and error.cause)
+            context.log.info(progress.line())
     elapsed_s = time.monotonic() - started
     good = len(rows_of(now["descriptions"], plan.kept, model_id)) + len(plan.recovered["descriptions"])
     require_readable(library, (row.get("error_type") for row in new["scores"]), good)

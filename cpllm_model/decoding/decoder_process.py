@@ -21,10 +21,11 @@ from dataclasses import asdict
 from typing import Any
 
 # Loaded before the lock-down, after which no file can be opened: whatever a library would import at its first use.
-# PyAV loads these at the first file with subtitles.
+# PyAV loads these at the first file with subtitles, NumPy its masked arrays at the first median that leaves out NaN.
 import av.subtitles.codeccontext
 import av.subtitles.stream
 import av.subtitles.subtitle  # noqa: F401
+import numpy.ma  # noqa: F401
 
 from cpllm_model.decoding import video, wall
 from cpllm_model.decoding.samples import DecodeLimits

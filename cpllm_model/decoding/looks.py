@@ -9,6 +9,7 @@ Shapes: T frames; H, W rows and columns of luma, thinned out; h, w of chroma.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,12 +21,13 @@ from cpllm_model.decoding.pixels import FrameConverter
 _LINES = 120
 #: Share of the pixels that black and flat hold for.
 _ALMOST_ALL = 0.98
-#: Highest luma code of black: eight above that of Rec. ITU-R BT.709.
-_BLACK = 24
+#: Luma codes of black and white (Rec. ITU-R BT.709), and the highest that counts as black.
+_BLACK_CODE, _WHITE_CODE, _BLACK = 16, 235, 24
 #: Codes around the median that a flat colour has, in luma and chroma.
 _FLAT = 3
-#: The picture stands still: mean difference in codes from frame to frame, and share of pixels that differ by more.
-_STILL_CODES, _STIRRED_CODES, _STIRRED_SHARE = 0.3, 10, 0.0005
+#: The picture stands still: mean difference in codes from frame to frame, and share of pixels that differ by more; but
+#: for so many frames, where a key frame codes the same picture anew.
+_STILL_CODES, _STIRRED_CODES, _STIRRED_SHARE, _ANEW_CODES, _ANEW = 0.3, 10, 0.0005, 1.6, 2
 #: A frame is repeated: it differs so little from the one before, while others differ by so much, so many times more.
 _REPEATED_CODES, _MOVED_CODES, _MOVED_TIMES = 0.3, 1.0, 4
 #: A ground is almost flat within so many codes, in this share of the pixels; writing stands out from it by so many
@@ -35,8 +37,9 @@ _GROUND_CODES, _GROUND_SHARE, _INK_CODES, _INK_SHARE, _STROKES = 10, 0.8, 48, (0
 _CLEAR_SHARE = 0.4
 #: Bars fill the picture between these shares of its height; lines there differ by so many codes at most.
 _BARS_ROWS, _BARS_CODES = (0.1, 0.5), 3.0
-#: A fade: the mean moves one way by so many codes, and the picture remains the same up to gain and offset.
-_FADE_CODES, _FADE_STEP, _FADE_ALIKE = 6.0, 0.3, 0.98
+#: A fade: the mean moves one way by so many codes over a burst and in each step, the picture remains alike, and its
+#: spread shrinks or grows as the distance of its mean from black or white does, whose logarithms differ by so little.
+_FADE_CODES, _FADE_STEP, _FADE_ALIKE, _FADE_GAIN = 6.0, 0.3, 0.9, 0.05
 #: Flicker: the mean goes up and down by so many codes, so many times in a row.
 _FLICKER_CODES, _FLICKER_TURNS = 1.5, 4
 #: Combing: where a line differs from both neighbours, which agree, and the picture moves; share of what moves, and
@@ -103,10 +106,13 @@ class BurstMeter:
         changes = np.abs(np.diff(lumas_THW, axis=0))
         changes_T = changes.mean((1, 2))
         stirred_T = (changes > _STIRRED_CODES).mean((1, 2))
-        is_still = bool(((changes_T <= _STILL_CODES) & (stirred_T <= _STIRRED_SHARE)).all())
+        are_still = (changes_T <= _STILL_CODES) & (stirred_T <= _STIRRED_SHARE)
+        is_anew = (~are_still).sum() <= min(_ANEW, len(are_still) // 3) and changes_T.max(initial=0) <= _ANEW_CODES
+        is_still = len(are_still) > 0 and bool(is_anew)
         means_T = lumas_THW.mean((1, 2))
+        blank = _blank(first, *self._chroma, self._rows)
         return Look(
-            blank=_blank(first, *self._chroma, self._rows),
+            blank=None if _becomes_other(first, self._lumas[-1], blank) else blank,
             is_still=is_still,
             is_fading=_fades(lumas_THW, means_T),
             is_flickering=_flickers(means_T),
@@ -124,6 +130,13 @@ def _blank(luma_HW: np.ndarray, u_hw: np.ndarray, v_hw: np.ndarray, rows_HW: np.
     if _are_bars(luma_HW, u_hw, v_hw):
         return "bars"
     return "credits" if _is_writing(rows_HW, u_hw, v_hw) else None
+
+
+def _becomes_other(first_HW: np.ndarray, last_HW: np.ndarray, blank: str | None) -> bool:
+    """Tell whether a burst does not end as it begins: a picture fades in from black, or out of it."""
+    if blank not in {"black", "flat"}:
+        return False
+    return bool((np.abs(last_HW.astype(np.int16) - first_HW) > _BLACK - _BLACK_CODE).mean() > 1 - _ALMOST_ALL)
 
 
 def _is_flat(plane: np.ndarray) -> bool:
@@ -191,9 +204,15 @@ def _fades(lumas_THW: np.ndarray, means_T: np.ndarray) -> bool:
         return False
     if not ((steps >= _FADE_STEP).all() or (steps <= -_FADE_STEP).all()):
         return False
-    first, last = (luma.ravel() - mean for luma, mean in zip(lumas_THW[[0, -1]], means_T[[0, -1]], strict=True))
-    spread = float(np.sqrt((first**2).sum() * (last**2).sum()))
-    return spread > 0 and float((first * last).sum()) / spread >= _FADE_ALIKE
+    # Not of the first frame, which may be black.
+    ends = [len(lumas_THW) // 2, -1]
+    (mean, last_mean), (one, other) = means_T[ends], (luma - luma.mean() for luma in lumas_THW[ends])
+    spreads = float(np.sqrt((one**2).sum())), float(np.sqrt((other**2).sum()))
+    if not min(spreads) or float((one * other).sum()) / (spreads[0] * spreads[1]) < _FADE_ALIKE:
+        return False
+    gain = math.log(spreads[1] / spreads[0])
+    distances = ((mean - _BLACK_CODE, last_mean - _BLACK_CODE), (_WHITE_CODE - mean, _WHITE_CODE - last_mean))
+    return any(min(pair) > 0 and abs(math.log(pair[1] / pair[0]) - gain) <= _FADE_GAIN for pair in distances)
 
 
 def _flickers(means_T: np.ndarray) -> bool:

@@ -29,15 +29,23 @@ _WINDOW, _SMALL = 9, 6
 #: Bytes of a packet that repeats the picture before: a header, and a little for each block that is left out; or this
 #: share of what packets have where most happens.
 _HEADER_BYTES, _PX_A_BYTE, _SMALL_SHARE = 40, 1000, 0.03
+#: Packets so small only have a frame shown that was coded before (AV1, VP9); where this share is larger, they tell of
+#: nothing.
+_SHOWN_AGAIN_BYTES, _PICTURED = 8, 0.3
+#: Where a video moves in packets as small, a half of that, a quarter and so on are tried: so many limits in all.
+_LIMITS = 5
 #: Sizes of equal pictures that are coded by themselves differ by no more than this share.
 _SAME_SIZE = 0.001
 #: A stretch that stands out lasts that long.
 STILL_S = _LEAST_S = 1.0
-#: Packets before or after a stand-still are that many times larger where the video moves; seconds of them.
-_MOVES, _BESIDE_S = 4.0, 1.0
+#: Packets before or after a stand-still are that many times larger where the video moves; seconds of them. Of the
+#: stand-still the mean is taken over this share, without the largest, which refine the picture.
+_MOVES, _BESIDE_S, _OWN_SHARE = 4.0, 1.0, 0.9
+#: Relative change of size that is none, of pictures that are coded by themselves.
+_LEAST_ACTIVITY = 1e-5
 #: A packet so many times larger than the largest of so many before it begins another shot. Bounds are exact to a few
 #: packets: decoding and presentation have another order.
-_CUT, _BEFORE, _NEXT = 3.0, 50, 3
+_CUT, _BEFORE, _NEXT = 5.0, 50, 3
 #: Rates are means over so many seconds, and compared with the median of so many bins around them.
 _BIN_S, _MOST_BINS, _AROUND_BINS = 0.5, 8192, 61
 #: Shares of the rate around from which on a rate is suspicious.
@@ -65,6 +73,8 @@ class Still:
         start_s, end_s: of presentation time.
         moves: whether the video moves right before or after.
         is_apart: another shot begins with it, or after it if the video does.
+        contrast: how many times larger packets beside it are, on the side where they are smaller.
+        limit: of size, that it was found by.
     """
 
     first: int
@@ -73,6 +83,8 @@ class Still:
     end_s: float
     moves: bool
     is_apart: bool
+    contrast: float
+    limit: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +109,12 @@ class Packets:
 
     @cached_property
     def _plain(self) -> np.ndarray:
-        """Numbers of the packets by which sizes are compared: all but key frames, or all where there is little else."""
+        """Numbers of the packets by which sizes are compared: those that refer to others, or all where few do."""
         plain = np.flatnonzero(~self.is_key)
-        return plain if len(plain) > len(self.ticks) // 2 else np.arange(len(self.ticks))
+        if len(plain) <= len(self.ticks) // 2:
+            return np.arange(len(self.ticks))
+        has_picture = self.size_bytes[plain] > _SHOWN_AGAIN_BYTES
+        return plain[has_picture] if has_picture.mean() > _PICTURED else plain
 
     def after(self, number: int) -> float:
         """Time at which a packet begins, or the end of the video after the last."""
@@ -124,28 +139,52 @@ class Packets:
         Args:
             frame_px: pixels of a frame.
         """
-        plain, times = self._plain, self.time_s[self._plain]
+        plain = self._plain
         if len(plain) < _WINDOW:
             return []
         sizes = self.size_bytes[plain].astype(np.float64)
         if self.is_key[plain].any():
-            level, limit = _ranked(np.abs(np.diff(sizes, prepend=0.0)) / np.maximum(sizes, 1)), _SAME_SIZE
+            activity = np.abs(np.diff(sizes, prepend=0.0)) / np.maximum(sizes, 1)
+            level, limits = _ranked(activity), [_SAME_SIZE]
         else:
-            level = _ranked(sizes)
-            limit = max(_HEADER_BYTES + frame_px / _PX_A_BYTE, _SMALL_SHARE * float(np.quantile(level, 0.9)))
-        found = []
+            activity, level = sizes, _ranked(sizes)
+            most = max(_HEADER_BYTES + frame_px / _PX_A_BYTE, _SMALL_SHARE * float(np.quantile(level, 0.9)))
+            limits = [most / 2**step for step in range(_LIMITS)]
+        # Those that stand out most come first; stand-stills of a video that never moves last.
+        found = [still for limit in limits for still in self._stills_below(limit, level, activity)]
+        found = [still for still in found if still.moves or still.limit == limits[0]]
+        found.sort(key=lambda still: (not still.moves, -still.contrast, still.first))
+        apart: list[Still] = []
+        for still in found:
+            if not any(still.first < other.last and other.first < still.last for other in apart):
+                apart.append(still)
+        return sorted(apart, key=lambda still: still.first)
+
+    def _stills_below(self, limit: float, level: np.ndarray, activity: np.ndarray) -> Iterator[Still]:
+        """Runs of a second or more of plain packets whose level is within a limit."""
+        plain, times = self._plain, self.time_s[self._plain]
         ends_s = np.append(self.time_s, self.end_s)[plain + 1]
         for a, b in _runs(level <= limit):
             if ends_s[b - 1] - times[a] < STILL_S:
                 continue
-            before = level[np.searchsorted(times, times[a] - _BESIDE_S) : a]
-            after = level[b : np.searchsorted(times, times[b - 1] + _BESIDE_S)]
-            least = _MOVES * max(float(np.median(level[a:b])), 1e-9)
-            moves = any(len(side) > _WINDOW // 2 and float(np.median(side)) >= least for side in (before, after))
+            before = activity[np.searchsorted(times, times[a] - _BESIDE_S) : a]
+            after = activity[b : np.searchsorted(times, times[b - 1] + _BESIDE_S)]
+            own = np.sort(activity[a:b])[: max(1, int((b - a) * _OWN_SHARE))]
+            beside = [side.mean() / max(own.mean(), _LEAST_ACTIVITY) for side in (before, after) if len(side) > _NEXT]
             first, last = int(plain[a]), int(plain[b - 1]) + 1
-            is_apart = self._begins_shot(first, sizes[max(0, a - _BEFORE) : a]) if a else self._begins_shot(last)
-            found.append(Still(first, last, float(times[a]), float(ends_s[b - 1]), moves, is_apart))
-        return found
+            first -= bool(first and self.is_key[first - 1])
+            earlier = self.size_bytes[plain[max(0, a - _BEFORE) : a]]
+            is_apart = self._begins_shot(first, earlier) if a else self._begins_shot(last)
+            yield Still(
+                first,
+                last,
+                self.after(first),
+                float(ends_s[b - 1]),
+                moves=max(beside, default=0.0) > _MOVES,
+                is_apart=is_apart,
+                contrast=float(min(beside, default=0.0)),
+                limit=limit,
+            )
 
     def _begins_shot(self, number: int, before_bytes: np.ndarray | None = None) -> bool:
         """Tell whether another shot begins with a packet or one of those next to it, by keys or by leaping sizes."""
@@ -170,27 +209,35 @@ class Packets:
         if len(counts) < 6:
             return []
         sums = np.bincount(bins, self.size_bytes[plain])
-        sums, counts = (np.convolve(values, [1.0, 1.0], "same") for values in (sums, counts))
         has_some = counts > 0
-        rate = np.where(has_some, np.log(np.maximum(sums, 1) / np.maximum(counts, 1)), np.nan)
+        rate = np.log(np.maximum(sums, 1) / np.maximum(counts, 1))
+        rate[~has_some] = np.median(rate[has_some])
+        sides = np.pad(rate, 1, mode="edge")
+        rate = np.median(np.stack([sides[:-2], rate, sides[2:]]), axis=0)
         width = min(_AROUND_BINS, len(rate))
-        around = np.nanmedian(np.lib.stride_tricks.sliding_window_view(rate, width), axis=1)
+        around = np.median(np.lib.stride_tricks.sliding_window_view(rate, width), axis=1)
         place = np.clip(np.arange(len(rate)) - width // 2, 0, len(around) - 1)
-        off = np.nan_to_num(rate - around[place])
+        off = rate - around[place]
         found = []
         for is_off in (off <= np.log(_DIP), off >= np.log(_SPIKE)):
             for a, b in _runs(is_off):
                 if (b - a) * bin_s >= _LEAST_S and b - a < len(rate):
-                    first, last = (int(at) for at in np.searchsorted(self.time_s, (a * bin_s, b * bin_s)))
-                    found.append((self._key_near(first), self._key_near(last), float(np.exp(np.abs(off[a:b]).mean()))))
+                    first, last = (self._leap_near(edge * bin_s, bin_s) for edge in (a, b))
+                    found.append((first, last, float(np.exp(np.abs(off[a:b]).mean()))))
         return [leap for leap in found if leap[0] < leap[1]]
 
-    def _key_near(self, number: int) -> int:
-        """The number of a key frame close by in time, else the same number."""
-        at_s = self.after(number)
-        a, b = np.searchsorted(self.time_s, (at_s - _BIN_S, at_s + _BIN_S))
-        keys = np.flatnonzero(self.is_key[a:b]) + a
-        return int(keys[np.argmin(np.abs(keys - number))]) if 0 < len(keys) <= 2 else number
+    def _leap_near(self, at_s: float, within_s: float) -> int:
+        """The number of the packet from which on sizes differ most from those before, close to a time."""
+        plain, times = self._plain, self.time_s[self._plain]
+        a, middle, b = np.searchsorted(times, (at_s - within_s, at_s, at_s + within_s))
+        if not 0 < middle < len(plain):
+            return 0 if middle == 0 else len(self.ticks)
+        sums = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(self.size_bytes[plain[a:b]], 1)))])
+        places = np.arange(1, b - a)
+        before, after = sums[places] / places, (sums[-1] - sums[places]) / (b - a - places)
+        # Splits next to the ends are of few packets; weighted as in a test of two means.
+        sharp = np.abs(before - after) * np.sqrt(places * (b - a - places))
+        return int(plain[a + 1 + np.argmax(sharp)]) if len(sharp) else int(plain[middle])
 
     def stretches(self, stills: Sequence[Still], end: int, most_on_the_way: int) -> list[Stretch]:
         """Give what deserves a look of its own.

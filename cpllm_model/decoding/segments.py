@@ -56,6 +56,7 @@ def divide(
     fits: Callable[[int, int], bool],
     stretches: Sequence[Stretch] = (),
     cuts: Sequence[int] = (),
+    least: int = 1,
 ) -> list[Segment]:
     """Divide a video among its looks.
 
@@ -70,6 +71,8 @@ def divide(
         fits: tells whether a burst that begins at or after a first tick ends before another.
         stretches: that do not overlap.
         cuts: sorted ticks at which a shot begins.
+        least: ticks that a segment between stretches has, where there is a choice: what is left beside a long stretch
+            is not cut up into as many looks as the video would have without it.
 
     Returns:
         the segments in order; at most `most_looks`.
@@ -79,7 +82,9 @@ def divide(
     looks = max(min(looks + len(chosen), most_looks) - len(chosen), len(gaps))
     found = list(chosen)
     for (a, b), share in zip(gaps, _shares([b - a for a, b in gaps], looks), strict=True):
-        pieces = _moved_to_cuts(_even(a, b, share, fits), fits, cuts)
+        pieces = _moved_to_cuts(
+            _even(a, b, min(share, max(1, (b - a) // least)) if chosen else share, fits), fits, cuts
+        )
         found += [Segment(a, b, a, _longest_shot(a, b, cuts)) for a, b in pieces]
     return sorted(found, key=lambda segment: segment.start)
 
@@ -103,7 +108,7 @@ def _chosen(
         gaps = _gaps(bounds, trial)
         is_within = len(trial) <= max(1, min(looks + len(trial), most_looks) // 2)
         has_looks = len(trial) + len(gaps) <= most_looks
-        if is_within and has_looks and fits(segment.first, segment.end) and all(fits(*gap) for gap in gaps):
+        if gaps and is_within and has_looks and fits(segment.first, segment.end) and all(fits(*gap) for gap in gaps):
             chosen = trial
     return chosen
 

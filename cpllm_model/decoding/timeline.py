@@ -28,6 +28,8 @@ _HELD_SHARE = 0.9
 _SURE_BURSTS = 4
 #: Frames that an edit list may hide at the start; a key frame lies before.
 _MOST_HIDDEN = 4096
+#: Frames by which the order of decoding and that of presentation differ, as a rule at most.
+_REORDERED = 3
 #: Times beyond cannot be reckoned with.
 _LATEST_TICK = 1 << 61
 #: Packets that are read to see whether they are fields.
@@ -79,7 +81,12 @@ class Route:
 
 
 def divided(
-    timeline: Timeline, looks: int, settings: SamplingSettings, packets: Packets | None, frame_px: int
+    timeline: Timeline,
+    looks: int,
+    settings: SamplingSettings,
+    packets: Packets | None,
+    frame_px: int,
+    spare_frames: int = 0,
 ) -> tuple[list[Segment], list[Still]]:
     """Divide a video among its looks, by what its packets tell where they are known.
 
@@ -89,20 +96,22 @@ def divided(
         settings: how much is looked at.
         packets: of the video, in ticks of the timeline.
         frame_px: pixels of a frame.
+        spare_frames: that a segment has beside a burst, since the timeline is not exact.
 
     Returns:
         the segments, and where the picture stands still.
     """
 
     def fits(first: int, end: int) -> bool:
-        return timeline.nth_frame(first, settings.burst_frames - 1) < end
+        return timeline.nth_frame(first, settings.burst_frames + spare_frames - 1) < end
 
     bounds = timeline.start, timeline.end
     if packets is None:
         return divide(bounds, looks, settings.most_looks, fits), []
+    least = max(1, round((bounds[1] - bounds[0]) * settings.look_every_s / packets.end_s / 2))
     stills = packets.stills(frame_px)
     stretches = packets.stretches(stills, timeline.end, _MOST_ON_THE_WAY_PX // max(1, frame_px))
-    return divide(bounds, looks, settings.most_looks, fits, stretches, packets.cuts()), stills
+    return divide(bounds, looks, settings.most_looks, fits, stretches, packets.cuts(), least), stills
 
 
 def corrected(route: Route, moved: dict[int, int]) -> Route:
@@ -143,8 +152,13 @@ def index_route(video: OpenVideo, settings: SamplingSettings) -> Route:
     if packets is not None and video.format_name != "matroska":
         video.source.missing_frames = int(packets.is_damaged.sum())
     context = video.stream.codec_context
-    unkeyed = Timeline(start, end, [], period)
-    segments, stills = divided(unkeyed, looks, settings, packets, context.width * context.height)
+    frame_ticks = None if packets is None or fields_share else packets.ticks
+    unkeyed = Timeline(start, end, [], period, frame_ticks)
+    frame_px = context.width * context.height
+    # A short video has no frames to spare.
+    is_short = count < _SURE_BURSTS * looks * settings.burst_frames
+    spare_frames = 0 if packets is None or is_short else _REORDERED
+    segments, stills = divided(unkeyed, looks, settings, packets, frame_px, spare_frames)
     ticks = {start}
     for segment in segments:
         ticks |= {segment.first, segment.look, *context_ticks(segment, settings.context_frames)}

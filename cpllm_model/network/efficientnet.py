@@ -135,14 +135,14 @@ class EfficientNetLite(PreTrainedModel):
         """
         maps = self.maps(pixel_values)
         tokens = [
-            token(self.dropout(torch.cat([mean_and_spread(maps[block]) for block in depth], 1)))
+            token(self.dropout(torch.cat([mean_and_spread(maps[block]) for block in depth], 1)).to(self.dtype))
             for depth, token in zip(DEPTHS, self.depth_tokens, strict=True)
         ]
         tokens = [torch.stack(tokens, 1)]
         if self.config.grid:
             grid = self.config.grid
             cells = [functional.adaptive_avg_pool2d(maps[block].float(), grid) for depth in DEPTHS for block in depth]
-            tokens.append(self.cell_tokens(self.dropout(torch.cat(cells, 1).flatten(2).transpose(1, 2))))
+            tokens.append(self.cell_tokens(self.dropout(torch.cat(cells, 1).flatten(2).transpose(1, 2)).to(self.dtype)))
         return BaseModelOutput(last_hidden_state=torch.cat(tokens, 1))  # pyright: ignore[reportArgumentType]
 
     def fold(self) -> None:

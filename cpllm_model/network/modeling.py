@@ -80,6 +80,11 @@ class CPLLMForVideoQuality(PreTrainedModel):
             if isinstance(module, EfficientNetLite):
                 module.fold()
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Keep weights in another type; buffers (statistics' scales, rotary tables) stay as they are."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     def encode_segments(
         self, context_values: torch.Tensor, pixel_values: torch.Tensor, interval_s: torch.Tensor
     ) -> torch.Tensor:
@@ -170,7 +175,7 @@ class CPLLMForVideoQuality(PreTrainedModel):
         states = hidden[torch.arange(len(sequences), device=hidden.device)[:, None], at]
         # Only the rows of the allowed answers are needed of the whole output layer.
         weight: Any = self.get_output_embeddings().weight
-        return [(states[:, q] @ weight[ids].T.to(states.dtype)).float() for q, ids in enumerate(answer_ids)]
+        return [states[:, q].float() @ weight[ids].float().T for q, ids in enumerate(answer_ids)]
 
     @torch.no_grad()
     def write(

@@ -8,14 +8,17 @@ together, and encoders, blur and noise each part them in their own way. In: YUV 
 number about -5..5 once it is standardised; `statistic_names` has their names and order, `config.VERSIONS` their
 version. Knows nothing of what is learned from them.
 
-Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side, L blocks. Where a function serves
-both, N counts fragments of one burst.
+All bursts are computed at once, in a number of kernels that does not depend on how many they are.
+
+Shape legend: K bursts, F fragments of a burst, N = K * F, B frames, P fragment side, L blocks of a burst, S statistics
+of a group.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -32,7 +35,7 @@ RADIAL_BINS, AXIS_BINS = 12, 8
 COMB_EDGES = (6, 9, 12, 16, 21, 27, 35, 46, 60, 79, 103, 128)
 COMB_LAGS = (1, 2, 3, 5)
 MSCN_EDGES = (0.1, 0.3, 0.6, 1.0, 1.5, 2.5)
-MSCN_WINDOW_PX = 7
+MSCN_REACH_PX = 3
 #: Edges of bands of a block's discrete cosine transform, distance from its mean; the lowest band is its contrast.
 DCT_EDGES = (0.5, 2.1, 4.1, 6.1, 12.0)
 CONTRAST_BINS = 6
@@ -44,6 +47,13 @@ CHROMA_SCALES = 3
 NOMINAL_FPS = 25.0
 #: A frame that repeats the one before differs in fewer pixels than this share.
 REPEATED_SHARE = 0.03
+#: How the numbers (K, F, S) of a burst's fragments become one each.
+POOLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda values: values.mean(1),
+    "spread": lambda values: values.std(1, correction=0),
+    "least": lambda values: values.amin(1),
+    "most": lambda values: values.amax(1),
+}
 
 
 @torch.no_grad()
@@ -58,9 +68,11 @@ def burst_statistics(planes_NB3PP: torch.Tensor, fragments: int, interval_s_K: t
     Returns:
         float32 (K, `len(statistic_names(B))`).
     """
-    # Burst by burst: its planes stay in the processor's caches, and no burst's numbers depend on another.
-    found = [torch.cat([*_burst(planes.float()).values()]) for planes in planes_NB3PP.split(fragments)]
-    return torch.cat([torch.stack(found), _interval(interval_s_K)], 1)
+    bursts_KFB3PP = planes_NB3PP.unflatten(0, (-1, fragments))
+    # A CPU takes burst by burst: its planes stay in the caches, and no bit of it depends on another burst.
+    parts = bursts_KFB3PP.split(1) if planes_NB3PP.device.type == "cpu" else [bursts_KFB3PP]
+    found = torch.cat([torch.cat([*_statistics(part).values()], 1) for part in parts])
+    return torch.cat([found, _interval(interval_s_K)], 1)
 
 
 @functools.cache
@@ -68,8 +80,11 @@ def statistic_names(burst_frames: int) -> tuple[str, ...]:
     """Name the statistics of a burst of so many frames, in their order: what is measured, how pooled, which number."""
     # Models are also built on the meta device, which has no numbers to count with.
     with torch.device("cpu"):
-        groups = _burst(torch.zeros(1, burst_frames, 3, 32, 32))
-    return (*(f"{name} {index}" for name, values in groups.items() for index in range(len(values))), "frame interval")
+        groups = _statistics(torch.zeros(1, 1, burst_frames, 3, 32, 32))
+    return (
+        *(f"{name} {index}" for name, values in groups.items() for index in range(values.shape[1])),
+        "frame interval",
+    )
 
 
 def _interval(interval_s_K: torch.Tensor) -> torch.Tensor:
@@ -77,64 +92,107 @@ def _interval(interval_s_K: torch.Tensor) -> torch.Tensor:
     return torch.log(interval_s_K.float() * NOMINAL_FPS).clamp(-3, 3)[:, None]
 
 
-def _burst(planes_FB3PP: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Give the statistics of one burst, in groups by name."""
-    luma_FBPP, chroma_FB2PP = planes_FB3PP[:, :, 0], planes_FB3PP[:, :, 1:]
-    first, last, step = luma_FBPP[:, 0], luma_FBPP[:, -1], luma_FBPP[:, 1] - luma_FBPP[:, 0]
-    middle = luma_FBPP.shape[1] // 2
-    late_step = luma_FBPP[:, middle] - luma_FBPP[:, middle - 1]
+def _statistics(planes_KFB3PP: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Give the statistics of bursts, (K, S) in groups by name."""
+    fragments = planes_KFB3PP.shape[1]
+    luma_BNPP = planes_KFB3PP[:, :, :, 0].movedim(2, 0).flatten(1, 2).float()
+    chroma_2N2PP = planes_KFB3PP[:, :, :2, 1:].movedim(2, 0).flatten(1, 2).float()
+    first, last, chroma = luma_BNPP[0], luma_BNPP[-1], chroma_2N2PP[0]
+    middle = len(luma_BNPP) // 2
+    step, late_step = luma_BNPP[1] - first, luma_BNPP[middle] - luma_BNPP[middle - 1]
+    halved = [first]
+    while len(halved) < SCALES:
+        halved.append(functional.avg_pool2d(halved[-1], 2))
     histogram = _histogram(first)
+    profile, last_profile, step_profile = (_profile(picture) for picture in (first, last, step))
     by_fragment = {
         "tone": _tone(histogram),
-        "colour": _colour(chroma_FB2PP[:, 0]),
-        "gradients": _gradients(first),
+        "colour": _colour(chroma),
+        "gradients": _gradients(halved),
         "spectrum": _spectrum(first, axes=True),
         "spectrum of change": _spectrum(step, axes=False),
-        "block grid": _block_grid(first),
-        "block grid of last frame": _block_grid(last),
+        "block grid": _block_grid(profile),
+        "block grid of last frame": _block_grid(last_profile),
         "flatness": _flatness(first),
         "flatness of last frame": _flatness(last),
         "local contrast": _local_contrast(first),
         "local contrast of change": _local_contrast(step),
         "mscn": _mscn(first),
-        "mscn of half size": _mscn(functional.avg_pool2d(first, 2)),
-        "changes": _changes(luma_FBPP),
+        "mscn of half size": _mscn(halved[1]),
+        "changes": _changes(luma_BNPP),
     }
     local = {
         "edges": _edges(first),
         "edges of last frame": _edges(last),
-        "edges of half size": _edges(functional.avg_pool2d(first, 2)),
-        "chroma detail": _chroma_detail(chroma_FB2PP[:, 0]),
-        "chroma detail of change": _chroma_detail(chroma_FB2PP[:, 1] - chroma_FB2PP[:, 0]),
-        "persistence": _persistence(luma_FBPP),
-        "grid steps": _grid_steps(first),
-        "grid steps of last frame": _grid_steps(last),
-        "grid steps of change": _grid_steps(step),
+        "edges of half size": _edges(halved[1]),
+        "chroma detail": _chroma_detail(chroma),
+        "chroma detail of change": _chroma_detail(chroma_2N2PP[1] - chroma),
+        "persistence": _persistence(luma_BNPP),
+        "grid steps": _grid_steps(profile),
+        "grid steps of last frame": _grid_steps(last_profile),
+        "grid steps of change": _grid_steps(step_profile),
     }
-    first_blocks, last_blocks = _dct_blocks(first), _dct_blocks(last)
-    order, last_order = (_band_energies(blocks)[:, 0].argsort(stable=True) for blocks in (first_blocks, last_blocks))
-    histograms = [histogram, *(_histogram(plane) for plane in chroma_FB2PP[:, 0].unbind(1))]
+    first_blocks, last_blocks, step_blocks, late_step_blocks = (
+        _dct_blocks(picture, fragments) for picture in (first, last, step, late_step)
+    )
+    order, last_order = _by_contrast(first_blocks), _by_contrast(last_blocks)
+    histograms = [histogram, *(_histogram(plane) for plane in chroma.unbind(1))]
     return {
-        **{f"{name}, mean": values.mean(0) for name, values in by_fragment.items()},
-        **{f"{name}, spread": values.std(0, correction=0) for name, values in by_fragment.items()},
-        "combs": _comb(torch.stack([one.mean(0) for one in histograms])).flatten(),
-        "rhythm": _rhythm(luma_FBPP),
+        **_pooled(by_fragment, fragments, ("mean", "spread")),
+        "combs": _combs(histograms, fragments),
+        "rhythm": _rhythm(luma_BNPP, fragments),
         "detail by contrast": _detail_by_contrast(first_blocks, order),
         "detail by contrast of last frame": _detail_by_contrast(last_blocks, last_order),
         # Blocks of differences are ordered by the contrast of what they belong to.
-        "detail by contrast of change": _detail_by_contrast(_dct_blocks(step), order),
-        "detail by contrast of late change": _detail_by_contrast(_dct_blocks(late_step), order),
-        **{f"{name}, mean": values.mean(0) for name, values in local.items()},
-        **{f"{name}, spread": values.std(0, correction=0) for name, values in local.items()},
-        **{f"{name}, least": values.amin(0) for name, values in local.items()},
-        **{f"{name}, most": values.amax(0) for name, values in local.items()},
-        "pulse": _pulse(luma_FBPP),
+        "detail by contrast of change": _detail_by_contrast(step_blocks, order),
+        "detail by contrast of late change": _detail_by_contrast(late_step_blocks, order),
+        **_pooled(local, fragments, ("mean", "spread", "least", "most")),
+        "pulse": _pulse(luma_BNPP, fragments),
+    }
+
+
+def _pooled(groups: dict[str, torch.Tensor], fragments: int, pools: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Pool groups (N, S) over the fragments of each burst: one way for all groups, then the next way."""
+    values_KFS = torch.cat([*groups.values()], 1).unflatten(0, (-1, fragments))
+    widths = [values.shape[1] for values in groups.values()]
+    return {
+        f"{name}, {pool}": values
+        for pool in pools
+        for name, values in zip(groups, POOLS[pool](values_KFS).split(widths, 1), strict=True)
     }
 
 
 def _log(x: torch.Tensor) -> torch.Tensor:
     """Compress a magnitude; a hundredth of a code still counts."""
     return torch.log(x + 0.01)
+
+
+def _share(comparison: Callable[..., torch.Tensor], values: torch.Tensor, limit: float) -> torch.Tensor:
+    """Give the share of the last two axes for which a comparison (torch.gt, say) with a limit holds."""
+    # Where a comparison writes numbers, not booleans, it is vectorised on a CPU: ten times faster.
+    return comparison(values, limit, out=torch.empty_like(values)).mean((-2, -1))
+
+
+def _deviation(values: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """Give the standard deviation over axes; `torch.std` takes ten times as long on a CPU."""
+    centred = values - values.mean(axes, keepdim=True)
+    return torch.linalg.vector_norm(centred, dim=axes) / math.sqrt(math.prod(values.shape[axis] for axis in axes))
+
+
+def _both_ways(picture_NPP: torch.Tensor) -> torch.Tensor:
+    """Give pictures and, after them, the same with rows and columns changed, (2 N, P, P): one code for both ways."""
+    return torch.cat([picture_NPP, picture_NPP.mT])
+
+
+def _join_ways(values: torch.Tensor) -> torch.Tensor:
+    """Give the numbers (2 N, S) of both ways beside each other, (N, 2 S)."""
+    return torch.cat(values.chunk(2), 1)
+
+
+def _profile(picture_NPP: torch.Tensor) -> torch.Tensor:
+    """Give the mean size of the steps between neighbours at each place, both ways, (2 N, P - 1)."""
+    ways = _both_ways(picture_NPP)
+    return (ways[..., 1:] - ways[..., :-1]).abs().mean(1)
 
 
 def _histogram(plane_NPP: torch.Tensor) -> torch.Tensor:
@@ -155,18 +213,25 @@ def _tone(histogram: torch.Tensor) -> torch.Tensor:
 
 def _colour(chroma_N2PP: torch.Tensor) -> torch.Tensor:
     chroma = (chroma_N2PP - 128) / 16
-    std, mean = torch.std_mean(chroma, (2, 3), correction=0)
-    saturation = chroma.square().sum(1).sqrt().flatten(1)
-    return torch.cat([mean, _log(std), _log(saturation.mean(1, True)), _log(saturation.amax(1, True))], 1)
+    saturation = (chroma[:, 0].square() + chroma[:, 1].square()).sqrt().flatten(1)
+    return torch.cat(
+        [
+            chroma.mean((2, 3)),
+            _log(_deviation(chroma, (2, 3))),
+            _log(saturation.mean(1, True)),
+            _log(saturation.amax(1, True)),
+        ],
+        1,
+    )
 
 
-def _gradients(luma_NPP: torch.Tensor) -> torch.Tensor:
+def _gradients(halved: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Describe the steps of pictures, each of half the size of the one before."""
     found = []
-    for _ in range(SCALES):
-        for gradient in (luma_NPP[:, :, 1:] - luma_NPP[:, :, :-1], luma_NPP[:, 1:] - luma_NPP[:, :-1]):
+    for picture in halved:
+        for gradient in (picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]):
             mean = gradient.abs().mean((1, 2))
             found += [_log(mean), _log(gradient.square().mean((1, 2)).sqrt()) - _log(mean)]
-        luma_NPP = functional.avg_pool2d(luma_NPP, 2)
     return torch.stack(found, 1)
 
 
@@ -190,48 +255,44 @@ def _spectrum(luma_NPP: torch.Tensor, *, axes: bool) -> torch.Tensor:
     side = luma_NPP.shape[-1]
     window = torch.hann_window(side, periodic=False, device=luma_NPP.device)
     centred = luma_NPP - luma_NPP.mean((1, 2), keepdim=True)
-    power = torch.fft.rfft2(centred * window[:, None] * window).abs().square().flatten(1) / side**2
-    return _log(power @ _spectral_bins(side, axes=axes).to(power.device))
+    power = torch.view_as_real(torch.fft.rfft2(centred * window[:, None] * window)).square().sum(-1) / side**2
+    return _log(power.flatten(1) @ _spectral_bins(side, axes=axes).to(power.device))
 
 
-def _block_grid(luma_NPP: torch.Tensor) -> torch.Tensor:
+def _block_grid(profile: torch.Tensor) -> torch.Tensor:
     """Compare the steps at the best phase of each grid period with the mean step."""
     found = []
-    for gradient in ((luma_NPP[:, :, 1:] - luma_NPP[:, :, :-1]).abs().mean(1),
-                     (luma_NPP[:, 1:] - luma_NPP[:, :-1]).abs().mean(2)):  # fmt: skip
-        for period in GRID_PERIODS_PX:
-            length = gradient.shape[1] // period * period
-            phases = gradient[:, :length].unflatten(1, (-1, period)).mean(1)
-            top = phases.topk(2, 1).values
-            mean = phases.mean(1) + 0.1
-            found += [torch.log((top[:, 0] + 0.1) / mean), (top[:, 0] - top[:, 1]) / mean]
-    return torch.stack(found, 1)
+    for period in GRID_PERIODS_PX:
+        length = profile.shape[1] // period * period
+        phases = profile[:, :length].unflatten(1, (-1, period)).mean(1)
+        top = phases.topk(2, 1).values
+        mean = phases.mean(1) + 0.1
+        found += [torch.log((top[:, 0] + 0.1) / mean), (top[:, 0] - top[:, 1]) / mean]
+    return _join_ways(torch.stack(found, 1))
 
 
-def _grid_steps(luma_NPP: torch.Tensor) -> torch.Tensor:
+def _grid_steps(profile: torch.Tensor) -> torch.Tensor:
     """Compare how much steps stand out from their neighbours at the best phase of each grid period."""
+    raised = profile[:, 1:-1] - (profile[:, :-2] + profile[:, 2:]) / 2
+    mean = profile.mean(1) + 0.1
     found = []
-    for luma in (luma_NPP, luma_NPP.transpose(1, 2)):
-        size = (luma[..., 1:] - luma[..., :-1]).abs()
-        raised = (size[..., 1:-1] - (size[..., :-2] + size[..., 2:]) / 2).mean(1)
-        mean = size.mean((1, 2)) + 0.1
-        for period in (*GRID_PERIODS_PX, 2 * GRID_PERIODS_PX[-1]):
-            # A fragment may be smaller than the longest period: then its last phases are not there.
-            phases = functional.pad(raised, (0, -raised.shape[1] % period), value=math.nan)
-            top = phases.unflatten(1, (-1, period)).nanmean(1).nan_to_num(0.0).topk(2, 1).values
-            found += [top[:, 0] / mean, (top[:, 0] - top[:, 1]) / mean]
-    return torch.stack(found, 1)
+    for period in (*GRID_PERIODS_PX, 2 * GRID_PERIODS_PX[-1]):
+        # A fragment may be smaller than the longest period: then its last phases are not there.
+        phases = functional.pad(raised, (0, -raised.shape[1] % period), value=math.nan)
+        top = phases.unflatten(1, (-1, period)).nanmean(1).nan_to_num(0.0).topk(2, 1).values
+        found += [top[:, 0] / mean, (top[:, 0] - top[:, 1]) / mean]
+    return _join_ways(torch.stack(found, 1))
 
 
 def _flatness(luma_NPP: torch.Tensor) -> torch.Tensor:
     found = []
     for step in (luma_NPP[:, :, 1:] - luma_NPP[:, :, :-1], luma_NPP[:, 1:] - luma_NPP[:, :-1]):
         size = step.abs()
-        moved = (size > 0).float().mean((1, 2))
+        moved = _share(torch.gt, size, 0)
         # Banding has few steps, but each is high.
-        found += [1 - moved, (size <= 1).float().mean((1, 2)), _log(size.mean((1, 2)) / (moved + 0.01))]
+        found += [1 - moved, _share(torch.le, size, 1), _log(size.mean((1, 2)) / (moved + 0.01))]
     bent = luma_NPP[:, :, 2:] - 2 * luma_NPP[:, :, 1:-1] + luma_NPP[:, :, :-2]
-    return torch.stack([*found, (bent == 0).float().mean((1, 2))], 1)
+    return torch.stack([*found, _share(torch.eq, bent, 0)], 1)
 
 
 def _blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
@@ -242,20 +303,37 @@ def _blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
 
 def _local_contrast(plane_NPP: torch.Tensor) -> torch.Tensor:
     """Give quantiles of the standard deviation in blocks: the lowest ones are the noise floor."""
-    deviation = _blocks(plane_NPP).std((3, 4), correction=0).flatten(1).sort(1).values
+    deviation = _deviation(_blocks(plane_NPP).flatten(1, 2).flatten(2), (2,)).sort(1).values
     places = [round(share * (deviation.shape[1] - 1)) for share in BLOCK_QUANTILES]
     return _log(deviation[:, places])
 
 
+@functools.cache
+def _window_counts(side: int, reach: int) -> torch.Tensor:
+    """Give how many pixels of a picture lie in the window around each, (side, side)."""
+    return _window_sums(torch.ones(1, side, side), reach)[0]
+
+
+def _window_sums(plane_NPP: torch.Tensor, reach: int) -> torch.Tensor:
+    """Sum the pixels up to `reach` to all sides; of whole codes and their squares the sum is exact."""
+    found, side = functional.pad(plane_NPP, (reach,) * 4), plane_NPP.shape[-1]
+    for axis in (1, 2):
+        found = functools.reduce(torch.add, (found.narrow(axis, start, side) for start in range(2 * reach + 1)))
+    return found
+
+
+def _window_means(plane_NPP: torch.Tensor, reach: int) -> torch.Tensor:
+    """Average the pixels up to `reach` to all sides that lie in the picture."""
+    return _window_sums(plane_NPP, reach) / _window_counts(plane_NPP.shape[-1], reach).to(plane_NPP.device)
+
+
 def _mscn(luma_NPP: torch.Tensor) -> torch.Tensor:
     """Describe the distribution of mean-subtracted, contrast-normalised luma and of its neighbours' products."""
-    pad = MSCN_WINDOW_PX // 2
-    mean = functional.avg_pool2d(luma_NPP, MSCN_WINDOW_PX, 1, pad, count_include_pad=False)
-    square = functional.avg_pool2d(luma_NPP.square(), MSCN_WINDOW_PX, 1, pad, count_include_pad=False)
+    mean, square = (_window_means(plane, MSCN_REACH_PX) for plane in (luma_NPP, luma_NPP.square()))
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     normal = (luma_NPP - mean) / (deviation + 1)
     size = normal.abs()
-    shares = [(size > edge).float().mean((1, 2)) for edge in MSCN_EDGES]
+    shares = [_share(torch.gt, size, edge) for edge in MSCN_EDGES]
     products = (
         normal[:, :, 1:] * normal[:, :, :-1],
         normal[:, 1:] * normal[:, :-1],
@@ -265,19 +343,20 @@ def _mscn(luma_NPP: torch.Tensor) -> torch.Tensor:
     return torch.stack([*shares, *pairs, _log(deviation.mean((1, 2)))], 1)
 
 
-def _changes(luma_NBPP: torch.Tensor) -> torch.Tensor:
+def _changes(luma_BNPP: torch.Tensor) -> torch.Tensor:
     """Describe what changes from frame to frame, in order and sorted, and how detail pulses over the burst."""
-    step = luma_NBPP[:, 1:] - luma_NBPP[:, :-1]
-    size = step.abs()
-    mean, same = _log(size.mean((2, 3))), (size < 0.5).float().mean((2, 3))
-    bent = (step[:, 1:] - step[:, :-1]).abs().mean((1, 2, 3))
-    detail = [
-        _log((luma_NBPP[:, index, :, 1:] - luma_NBPP[:, index, :, :-1]).abs().mean((1, 2)))
-        for index in (0, luma_NBPP.shape[1] // 2, -1)
-    ]
-    drift = torch.stack([detail[1] - detail[0], detail[2] - detail[0]], 1)
+    steps = [after - before for before, after in pairwise(luma_BNPP)]
+    sizes = [step.abs() for step in steps]
+    mean = _log(torch.stack([size.mean((1, 2)) for size in sizes], 1))
+    same = torch.stack([_share(torch.lt, size, 0.5) for size in sizes], 1)
+    bent = torch.stack([(after - before).abs().mean((1, 2)) for before, after in pairwise(steps)], 1).mean(1, True)
+    start, middle, end = (
+        _log((frame[..., 1:] - frame[..., :-1]).abs().mean((1, 2)))
+        for frame in (luma_BNPP[0], luma_BNPP[len(luma_BNPP) // 2], luma_BNPP[-1])
+    )
+    drift = torch.stack([middle - start, end - start], 1)
     return torch.cat(
-        [mean, mean.sort(1).values, same, same.sort(1).values, _log(bent)[:, None], drift, mean.std(1, keepdim=True)], 1
+        [mean, mean.sort(1).values, same, same.sort(1).values, _log(bent), drift, mean.std(1, keepdim=True)], 1
     )
 
 
@@ -298,44 +377,53 @@ def _dct_bands() -> torch.Tensor:
     return torch.stack([mask / mask.sum() for mask in masks], 1)
 
 
-def _dct_blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
-    """Give the coefficients of all blocks, (L, BLOCK_PX ** 2)."""
+def _dct_blocks(plane_NPP: torch.Tensor, fragments: int) -> torch.Tensor:
+    """Give the coefficients of all blocks of each burst, (K, L, BLOCK_PX ** 2)."""
     basis = _dct_basis().to(plane_NPP.device)
-    return (basis @ _blocks(plane_NPP) @ basis.T).reshape(-1, BLOCK_PX**2)
+    return (basis @ _blocks(plane_NPP) @ basis.T).reshape(len(plane_NPP) // fragments, -1, BLOCK_PX**2)
 
 
-def _band_energies(blocks: torch.Tensor) -> torch.Tensor:
-    return blocks.square() @ _dct_bands().to(blocks.device)
+def _band_energies(blocks_KLC: torch.Tensor) -> torch.Tensor:
+    return blocks_KLC.square() @ _dct_bands().to(blocks_KLC.device)
 
 
-def _detail_by_contrast(blocks: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Describe blocks (L, BLOCK_PX ** 2) in groups as large as each other, in the stated order of contrast.
+def _by_contrast(blocks_KLC: torch.Tensor) -> torch.Tensor:
+    """Give the order (K, L) of blocks by their contrast."""
+    return _band_energies(blocks_KLC)[..., 0].argsort(stable=True, dim=1)
+
+
+def _detail_by_contrast(blocks_KLC: torch.Tensor, order_KL: torch.Tensor) -> torch.Tensor:
+    """Describe blocks in groups as large as each other, in the stated order of contrast.
 
     Of each group: the mean energy of every band, the spread of all but the lowest, and the share of coefficients that
     are all but zero.
     """
-    energies, empty = _log(_band_energies(blocks))[order], (blocks.abs() < 0.5).float().mean(1)[order]
+    empty = torch.lt(blocks_KLC.abs(), 0.5, out=torch.empty_like(blocks_KLC)).mean(2, keepdim=True)
+    described = torch.cat([_log(_band_energies(blocks_KLC)), empty], 2)
+    described = described.gather(1, order_KL[..., None].expand_as(described))
     found = []
-    for part, share in zip(energies.tensor_split(CONTRAST_BINS), empty.tensor_split(CONTRAST_BINS), strict=True):
-        found += [part.mean(0), part[:, 1:].std(0, correction=0), share.mean(0, keepdim=True)]
-    return torch.cat(found)
+    for part in described.tensor_split(CONTRAST_BINS, 1):
+        mean, spread = part.mean(1), _deviation(part[..., 1:-1], (1,))
+        found += [mean[:, :-1], spread, mean[:, -1:]]
+    return torch.cat(found, 1)
 
 
 def _edges(luma_NPP: torch.Tensor) -> torch.Tensor:
     """Tell how much of the rise over a few pixels the steepest steps make: near 1 is sharp, whatever is shown."""
+    ways, reach = _both_ways(luma_NPP), max(EDGE_SPANS_PX) // 2
+    size = (ways[..., 1:] - ways[..., :-1]).abs()[..., reach:-reach]
+    count, width = max(1, round(EDGE_SHARE * size[0].numel())), size.shape[-1]
+    strongest, places = size.flatten(1).topk(count, 1, sorted=False)
+    flat = ways.flatten(1)
+    # Where in the picture a strongest step begins.
+    places = places // width * ways.shape[-1] + places % width + reach
     found = []
-    for luma in (luma_NPP, luma_NPP.transpose(1, 2)):
-        step, reach = luma[..., 1:] - luma[..., :-1], max(EDGE_SPANS_PX) // 2
-        size = step[..., reach:-reach].abs().flatten(1)
-        count = max(1, round(EDGE_SHARE * size.shape[1]))
-        strongest, places = size.topk(count, 1)
-        for span in EDGE_SPANS_PX:
-            trim = reach - span // 2
-            rise = (luma[..., span:] - luma[..., :-span])[..., trim : -trim or None]
-            share = (strongest / (rise.abs().flatten(1).gather(1, places) + 2)).clamp(max=3)
-            found += [share.mean(1), share.sort(1).values[:, int(0.8 * (count - 1))]]
-        found.append(_log(strongest.mean(1)))
-    return torch.stack(found, 1)
+    for span in EDGE_SPANS_PX:
+        start = places - span // 2
+        rise = (flat.gather(1, start + span) - flat.gather(1, start)).abs()
+        share = (strongest / (rise + 2)).clamp(max=3)
+        found += [share.mean(1), share.sort(1).values[:, int(0.8 * (count - 1))]]
+    return _join_ways(torch.stack([*found, _log(strongest.mean(1))], 1))
 
 
 def _chroma_detail(chroma_N2PP: torch.Tensor) -> torch.Tensor:
@@ -345,35 +433,39 @@ def _chroma_detail(chroma_N2PP: torch.Tensor) -> torch.Tensor:
     for _ in range(CHROMA_SCALES):
         for gradient in (plane[..., 1:] - plane[..., :-1], plane[..., 1:, :] - plane[..., :-1, :]):
             size = gradient.abs()
-            found += [_log(size.mean((2, 3))), (size < 0.5).float().mean((2, 3))]
+            found += [_log(size.mean((2, 3))), _share(torch.lt, size, 0.5)]
         plane = functional.avg_pool2d(plane, 2)
     return torch.cat(found, 1)
 
 
-def _persistence(luma_FBPP: torch.Tensor) -> torch.Tensor:
+def _persistence(luma_BNPP: torch.Tensor) -> torch.Tensor:
     """Correlate the fine detail of frames near and far: texture stays where it is or moves, noise is new each time."""
-    last = luma_FBPP.shape[1] - 1
+    last = len(luma_BNPP) - 1
     fine = [
-        luma - functional.avg_pool2d(luma, 3, 1, 1, count_include_pad=False)
-        for luma in (luma_FBPP[:, index] for index in (0, 1, (last + 1) // 2, last))
+        (luma - _window_means(luma, 1)).flatten(1) for luma in (luma_BNPP[i] for i in (0, 1, (last + 1) // 2, last))
     ]
     pairs = ((fine[0], fine[1]), (fine[0], fine[2]), (fine[0], fine[3]), (fine[1] - fine[0], fine[2] - fine[1]))
-    found = []
-    for one, other in pairs:
-        one, other = one.flatten(1), other.flatten(1)
-        found.append((one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + 1))
+    found = [(one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + 1) for one, other in pairs]
     return torch.stack(found, 1)
 
 
-def _pulse(luma_FBPP: torch.Tensor) -> torch.Tensor:
+def _pulse(luma_BNPP: torch.Tensor, fragments: int) -> torch.Tensor:
     """Give the fine detail of each frame against the burst's mean: key frames have more."""
-    fine = luma_FBPP[..., 2:] - 2 * luma_FBPP[..., 1:-1] + luma_FBPP[..., :-2]
-    level = _log(fine.abs().mean((0, 2, 3)))
-    return level - level.mean()
+    fine = [
+        (frame[..., 2:] - 2 * frame[..., 1:-1] + frame[..., :-2]).abs().mean((1, 2)) for frame in luma_BNPP.unbind()
+    ]
+    level = _log(torch.stack(fine, 1).unflatten(0, (-1, fragments)).mean(1))
+    return level - level.mean(1, True)
+
+
+def _combs(histograms: Sequence[torch.Tensor], fragments: int) -> torch.Tensor:
+    """Find combs in the histograms (N, 256) of planes: of each burst, plane by plane, (K, S)."""
+    mean_KH256 = torch.stack(histograms, 1).unflatten(0, (-1, fragments)).mean(1)
+    return _comb(mean_KH256.flatten(0, 1)).view(len(mean_KH256), -1)
 
 
 def _comb(histogram: torch.Tensor) -> torch.Tensor:
-    """Find combs in a histogram (K, 256): codes that are left out at a regular distance."""
+    """Find combs in histograms (N, 256): codes that are left out at a regular distance."""
     rough = [(histogram[:, lag:] - histogram[:, :-lag]).abs().sum(1) for lag in COMB_LAGS]
     used = (histogram > 0).sum(1)
     reach = [(histogram.cumsum(1) < share).sum(1) for share in (0.005, 0.995)]
@@ -384,10 +476,11 @@ def _comb(histogram: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _rhythm(luma_FBPP: torch.Tensor) -> torch.Tensor:
+def _rhythm(luma_BNPP: torch.Tensor, fragments: int) -> torch.Tensor:
     """Tell which frames of a burst repeat the one before, over all its fragments."""
-    changed = ((luma_FBPP[:, 1:] - luma_FBPP[:, :-1]).abs() > 1).float().mean((0, 2, 3))
-    repeated = (changed < REPEATED_SHARE).float()
-    switches = repeated.diff().abs().sum()
-    relative = torch.log((changed + 1e-3) / (changed.amax() + 1e-3)) / math.log(10)
-    return torch.cat([repeated, torch.stack([repeated.sum(), switches]), relative, relative.amin(0, True)])
+    changed = [_share(torch.gt, (after - before).abs(), 1) for before, after in pairwise(luma_BNPP)]
+    changed_KT = torch.stack(changed, 1).unflatten(0, (-1, fragments)).mean(1)
+    repeated = (changed_KT < REPEATED_SHARE).float()
+    switches = repeated.diff().abs().sum(1)
+    relative = torch.log((changed_KT + 1e-3) / (changed_KT.amax(1, True) + 1e-3)) / math.log(10)
+    return torch.cat([repeated, torch.stack([repeated.sum(1), switches], 1), relative, relative.amin(1, True)], 1)

@@ -209,7 +209,12 @@ def test_the_next_run_goes_on_from_a_broken_one(history: History) -> None:
 
 def test_checks_pass_and_name_the_library(history: History) -> None:
     found = {evaluation.check_name: evaluation for evaluation in history.result.get_asset_check_evaluations()}
-    assert set(found) == {"one_score_row_per_video", "scores_in_range", "failure_rate", "ranking_agrees_with_scores"}
+    assert set(found) == {
+        "one_score_row_per_video", "scores_in_range", "failure_rate", "ranking_agrees_with_scores",
+        "scores_have_not_fallen",
+    }  # fmt: skip
+    assert {evaluation.partition for evaluation in found.values()} == {partition_key(LIBRARY)}
+    assert found["failure_rate"].metadata["failed_share"].value == 0.4
     assert found["one_score_row_per_video"].passed and found["scores_in_range"].passed
     assert not found["failure_rate"].passed  # two of five
     for evaluation in found.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_every_night_each_library_gets_one_run(definitions: dg.Definitions, inst
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
     def evaluate() -> dg.ScheduleExecutionData:
-        night = datetime(2026, 3, 1, 2)
+        night = datetime(2026, 3, 1, 2, tzinfo=UTC)
         with dg.build_schedule_context(
             instance=instance, repository_def=repository, scheduled_execution_time=night
         ) as context:
@@ -92,8 +92,8 @@ def test_every_night_each_library_gets_one_run(definitions: dg.Definitions, inst
     instance.add_dynamic_partitions(PARTITION_SET, ["films", "shows"])
     requests = evaluate().run_requests or []
     assert [(request.partition_key, request.run_key) for request in requests] == [
-        ("films", "2026-03-01/films"),
-        ("shows", "2026-03-01/shows"),
+        ("films", "2026-03-01T02:00+00:00/films"),
+        ("shows", "2026-03-01T02:00+00:00/shows"),
     ]
 
 

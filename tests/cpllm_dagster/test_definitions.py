@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
     "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
-    "CPLLM_HISTORY_DAYS",
+    "CPLLM_HISTORY_DAYS", "CPLLM_SCHEDULE", "CPLLM_TIMEZONE", "CPLLM_STALE_HOURS", "CPLLM_OWNERS",
+    "CPLLM_ALERT_WEBHOOK", "CPLLM_ALERT_MAIL", "CPLLM_ALERT_FROM", "CPLLM_SMTP_URL", "CPLLM_UI_URL",
 )  # fmt: skip
 
 
@@ -58,12 +60,13 @@ print(json.dumps({
     assert json.loads(done.stdout) == {
         "heavy": [],
         "assets": [
-            "distortion_corpus", "library_report", "model_evaluation", "nights", "pairwise_comparisons",
+            "content_libraries", "distortion_corpus", "library_report", "model_evaluation", "nights",
+            "pairwise_comparisons",
             "promoted_model", "quality_descriptions", "quality_rankings", "quality_scores", "score_history",
             "training_run", "video_catalog", "video_overview", "visual_features",
         ],
         "jobs": ["score_all_libraries", "score_library", "train_and_promote"],
-        "checks": 5,
+        "checks": 6,
     }  # fmt: skip
     assert done.stderr == ""
 
@@ -84,6 +87,13 @@ print(json.dumps({
         ("CPLLM_LARGEST_LOSS", "30", "a share from 0 to 1"),
         ("CPLLM_HISTORY_DAYS", "-1", "CPLLM_HISTORY_DAYS is '-1'; give a number of days"),
         ("CPLLM_HISTORY_DAYS", "1000000", "0 to 36500"),
+        ("CPLLM_STALE_HOURS", "0", "give a number of hours, 1 to"),
+        ("CPLLM_SCHEDULE", "every night", "the schedule 'every night' in the time zone 'UTC' is none"),
+        ("CPLLM_TIMEZONE", "Mars/Phobos", "'Mars/Phobos' is none"),
+        ("CPLLM_OWNERS", "team:video, bob", "CPLLM_OWNERS names 'bob'"),
+        ("CPLLM_ALERT_WEBHOOK", "file:///etc/passwd", "the webhook for alerts is no"),
+        ("CPLLM_ALERT_MAIL", "a@b.de; c@d.de", "is no mail address"),
+        ("CPLLM_SMTP_URL", "mail.example.com:25", "the mail server is not given as smtp://"),
     ],
 )
 def test_a_missing_or_wrong_value_is_one_sentence(
@@ -134,6 +144,42 @@ def test_how_long_history_is_kept_is_a_setting(environment: pytest.MonkeyPatch) 
     environment.setenv("CPLLM_HISTORY_DAYS", "0")
     lake: Any = (build_definitions(read_settings()).resources or {})["lake"]
     assert lake.history_days == 0
+
+
+@pytest.mark.parametrize("model", ["tiny", "promoted"])
+def test_assets_say_whose_they_are_where_they_lie_and_what_they_come_from(
+    environment: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    environment.setenv("CPLLM_OWNERS", "team:video, owner@example.com")
+    environment.setenv("CPLLM_STALE_HOURS", "30")
+    environment.setenv("CPLLM_MODEL", model)
+    environment.setenv("CPLLM_MODELS_DIR", str(tmp_path / "models"))
+    graph = build_definitions(read_settings()).get_repository_def().asset_graph
+    scores, catalog = (graph.get(dg.AssetKey(name)) for name in ("quality_scores", "video_catalog"))
+    assert list(scores.owners) == ["team:video", "owner@example.com"] and scores.tags["domain"] == "video-quality"
+    assert scores.metadata["dagster/uri"] == f"{tmp_path / 'lake'}/scores/"
+    assert scores.freshness_policy == dg.FreshnessPolicy.time_window(timedelta(hours=30))
+    columns = scores.metadata["dagster/column_schema"].columns  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(column.description for column in columns)
+    assert {key.to_user_string() for key in catalog.parent_keys} == {"content_libraries"}
+    promoted = {"promoted_model"} if model == "promoted" else set()
+    assert {key.to_user_string() for key in scores.parent_keys} == {"video_catalog"} | promoted
+
+
+def test_schedules_and_sensors_are_described(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CPLLM_SCHEDULE", "30 1 * * *")
+    environment.setenv("CPLLM_TIMEZONE", "Europe/Berlin")
+    assert not [name for name in sensors() if "alert" in name]
+    environment.setenv("CPLLM_ALERT_MAIL", "night@example.com")
+    assert {"run_alerts", "run_failure_alerts"} < set(sensors())
+    repository = build_definitions(read_settings()).get_repository_def()
+    schedule = repository.get_schedule_def("nightly")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 1 * * *", "Europe/Berlin")
+    assert all(found.description for found in (*repository.sensor_defs, schedule))
+
+
+def sensors() -> list[str]:
+    return [sensor.name for sensor in build_definitions(read_settings()).get_repository_def().sensor_defs]
 
 
 @pytest.mark.parametrize("lake", ["videos", "videos/lake", "videos/../videos/lake"])

@@ -1,6 +1,7 @@
 """The model's commands as a person runs them."""
 
 import base64
+import csv
 import json
 import os
 import re
@@ -8,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -22,7 +25,7 @@ from cpllm_model.predictor import QualityPredictor, Rating
 RECORD = {
     "path", "status", "is_still", "score", "score_std", "level", "description", "distortions",
     "segment_start_s", "segment_end_s", "segment_score", "score_worst", "worst_start_s", "worst_end_s", "events",
-    "scene", "error_type", "error_message",
+    "scene", "cautions", "error_type", "error_message",
 }  # fmt: skip
 
 
@@ -56,6 +59,48 @@ def test_score_prints_a_table_and_succeeds_where_all_is_well(folder):
     done = run("score", folder / "sub")
     assert done.exit_code == 0
     assert "worst" in done.stdout and "[red]" in done.stdout and "score" in done.stdout
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_score_writes_what_it_says_to_a_file(folder, ending):
+    path = folder / f"answers.{ending}"
+    done = run("score", folder, "--json", "-o", path)
+    expected = [json.loads(line) for line in done.stdout.splitlines()]
+    if ending == "csv":
+        with path.open(newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [row["score"] for row in found] == [
+            "" if one["score"] is None else str(one["score"]) for one in expected
+        ]
+        assert json.loads(found[0]["segment_score"]) == expected[0]["segment_score"]
+    else:
+        lines = path.read_text().splitlines() if ending == "jsonl" else []
+        found = [json.loads(line) for line in lines] or pq.read_table(path).to_pylist()
+        assert [(row["path"], row["score"]) for row in found] == [(one["path"], one["score"]) for one in expected]
+
+
+def test_score_ends_with_1_where_a_score_is_too_low(folder):
+    done = run("score", folder / "best.mp4", "--fail-under", 1)
+    assert done.exit_code == 0
+    done = run("score", folder / "best.mp4", "--fail-under", 5)
+    assert done.exit_code == 1 and "best.mp4 scores" in " ".join(done.stderr.split())
+
+
+def test_names_come_from_standard_input_and_patterns_are_matched(folder):
+    typed = CliRunner().invoke(app, ["score", "-", "--json"], input=f"{folder}/best.mp4\n{folder}/gone.mp4\n")
+    rows = [json.loads(line) for line in typed.stdout.splitlines()]
+    assert [row["error_type"] for row in rows] == [None, "object_missing"]
+    matched = run("score", folder / "b*.mp4", "--json")
+    assert [Path(json.loads(line)["path"]).name for line in matched.stdout.splitlines()] == ["best.mp4", "broken.mp4"]
+
+
+def test_the_same_video_twice_is_no_difference(folder):
+    done = run("compare", folder / "best.mp4", folder / "best.mp4")
+    assert done.exit_code == 0 and done.stdout.strip() == "no difference"
+
+
+def test_the_version_is_that_of_the_package():
+    assert run("--version").stdout.strip() == f"cpllm {metadata.version('cpllm')}"
 
 
 def test_score_shows_segments_with_their_times(folder):
@@ -117,7 +162,7 @@ def test_rows_come_as_they_are_done_and_stay_after_ctrl_c(folder, form):
     checkout = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", "from cpllm_model.cli import app; app()", "score", folder, *form],
-        env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "400", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "900", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout
@@ -161,6 +206,7 @@ def test_rank_orders_videos_and_keeps_the_failed_ones(folder):
         (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
         (["score", "{folder}/best.mp4", "--model", "promoted"], "give its folder here, --model"),
         (["score"], "Missing argument"),
+        (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "ends in none of"),
         (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
     ],
 )

@@ -1,18 +1,27 @@
 """The Python API over the bundled model: answers, their agreement, and their independence of company."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from cpllm_model.decoding.events import Event
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sandbox import DecodeSandbox
-from cpllm_model.errors import CheckpointError, EmptyFileError, NotAVideoError, ObjectMissingError, VideoError
+from cpllm_model.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EmptyFileError,
+    NotAVideoError,
+    ObjectMissingError,
+    VideoError,
+)
 from cpllm_model.network import checkpoint
-from cpllm_model.predictor import QualityPredictor, SegmentTimes, matched
+from cpllm_model.predictor import QualityPredictor, SegmentTimes, lossless_video, matched
 from cpllm_model.scale import DISTORTIONS, LEVELS, level_of
 from cpllm_model.training.data.encode import write_video
 from cpllm_model.training.data.scenes import render_scene
@@ -93,7 +102,7 @@ def test_the_order_of_segments_changes_no_answer(predictor, viewed):
     assert [before.segment_score[place] for place in order] == pytest.approx(list(after.segment_score), abs=1e-5)
     assert forth.tokens.tokens_NLD.tobytes() == mixed.tokens.tokens_NLD.tobytes()
     (one,), (other,) = predictor.describe_viewed([forth]), predictor.describe_viewed([mixed])
-    assert one.text.split(" The ")[0] == other.text.split(" The ")[0]
+    assert one.text.split(" From ")[0] == other.text.split(" From ")[0]
     assert [d.probability for d in one.distortions] == pytest.approx([d.probability for d in other.distortions])
 
 
@@ -161,6 +170,57 @@ def test_a_bad_file_is_an_answer_of_its_own(predictor, ladders, tmp_path):
     assert "gone.mp4" in str(found[3])
     with pytest.raises(EmptyFileError, match=r"empty\.mp4"):
         predictor.compare(ladders[0][0], tmp_path / "empty.mp4")
+
+
+def test_an_assessment_says_all_of_one_video(predictor, ladders):
+    one = predictor.assess(ladders[0][0])
+    (rating,), (words,) = predictor.score([ladders[0][0]]), predictor.describe([ladders[0][0]])
+    assert (one.rating, one.words) == (rating, words)
+    assert (one.score, one.uncertainty, one.level) == (rating.score, rating.score_std, rating.level)
+    assert json.loads(json.dumps(one.to_dict()))["info"]["codec"] == "h264"
+    assert f"{one.score:.2f}" in str(one) and "<table>" in one._repr_html_()
+
+
+def test_many_paths_give_many_assessments_and_one_bad_path_raises(predictor, ladders, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    good, bad = predictor.assess([ladders[0][0], tmp_path / "empty.mp4"])
+    assert good == predictor.assess(ladders[0][0]) and isinstance(bad, EmptyFileError)
+    with pytest.raises(EmptyFileError, match=r"empty\.mp4"):
+        predictor.assess(tmp_path / "empty.mp4")
+
+
+@pytest.mark.parametrize("method", ["score", "describe"])
+def test_one_path_is_not_taken_for_a_list_of_letters(predictor, method):
+    with pytest.raises(TypeError, match=r"a list of paths is wanted, not one path: \['a\.mp4'\]"):
+        getattr(predictor, method)("a.mp4")
+
+
+def test_frames_in_memory_score_as_the_same_frames_in_a_file(predictor, tmp_path):
+    frames = render_scene(4, 320, 240, 20)
+    path = tmp_path / "same.mkv"
+    path.write_bytes(lossless_video(frames, 25))
+    found = predictor.assess_frames(frames, 25, "render")
+    assert found.path == "render" and found.rating == predictor.assess(path).rating
+    assert found.cautions == ("The picture is small (320x240): fragments overlap.",)
+
+
+def test_frames_that_are_none_are_refused(predictor):
+    with pytest.raises(ValueError, match=r"expected uint8 \(T, H, W, 3\)"):
+        predictor.assess_frames(np.zeros((4, 64, 64), np.uint8), 25)
+    with pytest.raises(ValueError, match="frames a second"):
+        predictor.assess_frames(np.zeros((4, 64, 64, 3), np.uint8), 0)
+
+
+def test_half_precision_moves_a_score_by_little(predictor, samples):
+    half = QualityPredictor.from_pretrained("tiny", device="cpu", precision="bfloat16")
+    (full,), (found,) = (one.rate(one.encode(samples[:1])) for one in (predictor, half))
+    assert half.model.dtype == torch.bfloat16 and found.score != full.score
+    assert found.score == pytest.approx(full.score, abs=0.1)
+
+
+def test_a_precision_that_is_none_is_refused():
+    with pytest.raises(ConfigurationError, match="precision 'int4' is none of float32, bfloat16"):
+        QualityPredictor.from_pretrained("tiny", precision="int4")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -22,9 +22,15 @@ def test_times_are_written_as_clocks_show_them(time_s: float, written: str) -> N
     assert clock(time_s) == written
 
 
-def test_a_distortion_that_comes_and_goes_has_its_time() -> None:
-    blur = Distortion("blur", 3.0, 0.9, named=True, stretches=((20.0, 30.0),))
-    assert sentences([blur], times()) == ["The blur is there from 0:20 to 0:30."]
+def test_distortions_that_come_and_go_have_their_time() -> None:
+    def named(name: str, *stretches: tuple[float, float]) -> Distortion:
+        return Distortion(name, 3.0, 0.9, named=True, stretches=stretches)
+
+    found = [named("blur", (20.0, 30.0)), named("noise", (0.0, 10.0), (20.0, 25.0)), named("colour", (20.0, 30.0))]
+    assert sentences(found, times()) == [
+        "From 0:20 to 0:30 it shows blur and wrong colours.",
+        "From 0:00 to 0:10 and from 0:20 to 0:25 it shows noise.",
+    ]
 
 
 def test_what_is_there_all_the_time_or_not_named_has_none() -> None:

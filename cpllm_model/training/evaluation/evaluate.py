@@ -2,7 +2,8 @@
 
 In: a model and manifests. Out: a folder with `evaluation.json` (every figure with its interval), `predictions.parquet`
 (a row a video), `pairs.parquet` (a row a compared pair), `index.html` with its images and, where stress tests are
-asked for, `stress.parquet` (a row a version). A video without an answer is a row with its reason and is counted.
+asked for, `stress.parquet` (a row a version), and for tests in time `timed.parquet` (a row a clip). A video without an
+answer is a row with its reason and is counted.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from cpllm_model.training.evaluation.report import write_matrix, write_report
 from cpllm_model.training.evaluation.stress import Row, ask, stress_figures, write_stress_table
 from cpllm_model.training.evaluation.stress_rows import ROWS
 from cpllm_model.training.evaluation.stress_sources import find_sources
+from cpllm_model.training.evaluation.timed import TimedSettings, ask_timed, timed_figures, write_timed_table
+from cpllm_model.training.evaluation.timed_clips import SHOTS
 
 BOOTSTRAP = Bootstrap()
 
@@ -60,6 +63,7 @@ def evaluate(
     report: Callable[[str], None] = print,
     bootstrap: Bootstrap = BOOTSTRAP,
     stress: StressSettings | None = None,
+    timed: TimedSettings | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model and write its report.
 
@@ -71,6 +75,7 @@ def evaluate(
         report: takes a line of progress.
         bootstrap: makes the intervals.
         stress: which stress tests are made, too; None is none.
+        timed: which tests in time are made, too; None is none.
 
     Returns:
         the content of `evaluation.json`.
@@ -110,12 +115,18 @@ def evaluate(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_tables(found, out)
+    videos = [video for one in data_sets.values() for video in one]
     if stress is not None:
-        videos = [video for one in data_sets.values() for video in one]
         sources = find_sources(videos, stress.folders, split, stress.sources)
         stressed = ask(predictor, sources, stress.rows, report)
         write_stress_table(stressed, out / "stress.parquet")
         result["stress"] = stress_figures(stressed, bootstrap)
+    if timed is not None:
+        # What moves: of a still picture nobody can tell that it is frozen.
+        moving = find_sources(videos, timed.folders, split, timed.videos * SHOTS)["moving"]
+        answers = ask_timed(predictor, moving, timed, report)
+        write_timed_table(answers, out / "timed.parquet")
+        result["timed"] = timed_figures(answers, bootstrap)
     return write_report(result, found, out)
 
 
@@ -127,6 +138,7 @@ def evaluate_models(
     report: Callable[[str], None] = print,
     bootstrap: Bootstrap = BOOTSTRAP,
     stress: StressSettings | None = None,
+    timed: TimedSettings | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate several models, each into a folder of its own below `out`, and write a page that sets them side by side.
 
@@ -134,7 +146,7 @@ def evaluate_models(
     """
     folders = [f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name)}" for number, model in enumerate(models, 1)]
     results = [
-        evaluate(model, data, out / folder, split, report, bootstrap, stress)
+        evaluate(model, data, out / folder, split, report, bootstrap, stress, timed)
         for model, folder in zip(models, folders, strict=True)
     ]
     write_matrix(results, folders, out)

@@ -107,6 +107,12 @@ CLOSE = (
 SCENE = (
     ("question", "question"), ("videos", "videos"), ("right", "right"), ("most_frequent", "always the same word"),
 )  # fmt: skip
+TIMED = (
+    ("kind", "stretch"), ("length_s", "length (s)"), ("clips", "clips"), ("found", "found"),
+    ("found_on_clean", "the same on the clean video"), ("overlap", "overlap of what is found"),
+    ("start_off_s", "start off by (s)"), ("end_off_s", "end off by (s)"), ("in_time", "found, ends within 0.5 s"),
+    ("shift", "score moves by (MOS)"), ("falls", "score falls"), ("called_distorted", "called a distortion"),
+)  # fmt: skip
 PUBLISHED = (("method", "method"), ("srcc", "SRCC"), ("plcc", "PLCC"), ("source", "source"))
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
@@ -142,6 +148,8 @@ def write_report(result: dict[str, Any], found: Mapping[str, DataSetAnswers], ou
         parts.append(_data_set(name, result["data_sets"][name], answers, plots))
     if "stress" in written:
         parts.append(_stress(written["stress"]))
+    if "timed" in written:
+        parts.append(_timed(written["timed"]))
     (out / "index.html").write_text(_page(f"Evaluation of {result['model_id']}", parts), encoding="utf-8")
     return written
 
@@ -171,18 +179,21 @@ def as_json(value: Any) -> Any:
 
 
 def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -> str:
-    """Give a row a model, a column a data set, each with SRCC and PLCC, and how many stress tests' bounds hold."""
-    stressed = any("stress" in result for result in results)
+    """Give a row a model, a column a data set, each with SRCC and PLCC, and how many bounds of the other tests hold."""
+    tests = {
+        "stress tests": [result.get("stress") for result in results],
+        "tests in time": [{"": result["timed"]} if "timed" in result else None for result in results],
+    }
+    tests = {name: rows for name, rows in tests.items() if any(rows)}
     names = list(dict.fromkeys(name for result in results for name in result["data_sets"]))
     rows = []
-    for result, folder in zip(results, folders, strict=True):
+    for number, (result, folder) in enumerate(zip(results, folders, strict=True)):
         model = _text(result["model_id"])
         cells = [f'<a href="{_text(folder)}/index.html">{model}</a>' if folder else model]
         for name in names:
             score = as_json(result["data_sets"].get(name, {}).get("score"))
             cells.append(f"{_number(score['srcc'])}<br>{_number(score['plcc'])}" if score else "no labels")
-        if stressed:
-            cells.append(_bounds_held(result.get("stress", {})))
+        cells += [_bounds_held(found[number] or {}) for found in tests.values()]
         rows.append(cells)
     first = results[0]
     note = (
@@ -190,7 +201,7 @@ def _summary(results: Sequence[dict[str, Any]], folders: Sequence[str | None]) -
         f"over contents, {first['bootstrap']['resamples']} bootstrap resamples; "
         "a share of exactly 0 or 1 has no width, as what never happened happens in no resample."
     )
-    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names), *["stress tests"] * stressed], rows)
+    return f"<p class=note>{note}</p>" + _table(["model", *map(_text, names), *tests], rows)
 
 
 def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: Sequence[tuple[Path, str]]) -> str:
@@ -225,14 +236,37 @@ def _stress(rows: Mapping[str, Any]) -> str:
         failed = ", ".join(f"{count} {reason}" for reason, count in row["failed"].items())
         about = f"{row['sources']} sources, {row['versions']} versions" + (f"; failed: {failed}" if failed else "")
         for check in row["checks"] or [{"figure": "no source has all its answers"}]:
-            bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
-            words = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
-            cells.append([_text(name), _text(about), _text(check["figure"]), _number(check.get("value")), bound, words])
+            cells.append([_text(name), _text(about), *_check(check)])
     return (
         f"<h2>Stress tests</h2><p>{_bounds_held(rows)}. "
         "Versions of clean sources, each row by itself; figures are means over sources, with intervals over them.</p>"
         + _table(["test", "made of", "figure", "value", "bound", ""], cells)
     )
+
+
+def _timed(found: Mapping[str, Any]) -> str:
+    """Give the bounds of the tests in time, and a line a kind and length of stretch."""
+    failed = "".join(f"; failed: {count} {_text(reason)}" for reason, count in found["failed"].items())
+    bounds = [[words, str(check["clips"]), *rest] for check in found["checks"] for words, *rest in [_check(check)]]
+    return (
+        f"<h2>Tests in time</h2><p>{_bounds_held({'': found})}. "
+        f"{found['clips']} clips of {found['videos']} clean videos{failed}. One stretch of each differs. It is found "
+        "where at least half of the shorter of both lies in a worse segment, a named distortion or an event. "
+        "Intervals are over videos.</p>"
+        + _table(["figure", "clips", "value", "bound", ""], bounds)
+        + _row_table([{**row, "length_s": _length(row["length_s"])} for row in found["stretches"]], TIMED)
+    )
+
+
+def _length(length_s: float | None) -> str:
+    return "" if length_s is None else f"{length_s:g}"
+
+
+def _check(check: Mapping[str, Any]) -> list[str]:
+    """Give the cells of a figure: its words, value, bound, and whether it holds."""
+    bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
+    words = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
+    return [_text(check["figure"]), _number(check.get("value")), bound, words]
 
 
 def _bounds_held(rows: Mapping[str, Any]) -> str:

@@ -140,7 +140,7 @@ def ask(
         for number, seen in enumerate(predictor.look(files)):
             answers, source, version, path = made[number]
             path.unlink()
-            said = seen if isinstance(seen, VideoError) else _said(predictor, version, seen)
+            said = seen if isinstance(seen, VideoError) else said_of(predictor, version, seen)
             known = (version, said) if isinstance(said, VideoError) else said
             answers.by_source[source.content_id].append(known)
             if (number + 1) % REPORT_EVERY == 0:
@@ -173,7 +173,8 @@ def _store(version: Version, path: Path) -> None:
     encode.encode_planes(version.planes_TJW, path, version.fps, version.codec, version.quality, **options)
 
 
-def _said(predictor: QualityPredictor, version: str, seen: ViewedVideo) -> Said | VideoError:
+def said_of(predictor: QualityPredictor, version: str, seen: ViewedVideo) -> Said | VideoError:
+    """Give what a model says of a version that it has looked at, or why it has no answer."""
     try:
         return Said(version, predictor.rate([seen])[0], predictor.describe_viewed([seen])[0])
     except VideoError as error:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
 
@@ -47,6 +48,8 @@ from cpllm_model.training.recipe.validation import figures, predict
 
 #: Clips whose statistics give the mean and spread that standardise them.
 STANDARDISING_CLIPS = 2000
+#: What frozen encoders saw, in a stage's folder.
+FROZEN_NAME = "frozen.safetensors"
 #: Clips that frozen encoders see at once.
 FROZEN_BATCH = 16
 #: A statistic that never varies in the data at hand is left as it is.
@@ -93,6 +96,7 @@ def train(config: TrainConfig, report: Report = print) -> Path:
         _save(model, processor, folder / "model")
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+        (folder / FROZEN_NAME).unlink(missing_ok=True)
     if any(stage.objective == "tasks" for stage in config.stages):
         _calibrate(config, cache, model, processor, held_out)
     _save(model, processor, model_folder, half=True)
@@ -151,7 +155,7 @@ class StageRun:
             count=stage.steps * stage.accumulate * _processes(),
             seed=seed,
         )
-        frozen = self._see_frozen(self.clips) if stage.objective == "tasks" else FrozenViews()
+        frozen = self._frozen_views() if stage.objective == "tasks" else FrozenViews()
         trainer = StageTrainer(
             batches=batches,
             dataset=ClipDataset(self.clips, self.cache, context=self.objective.context, pixels=self.objective.pixels),
@@ -180,6 +184,24 @@ class StageRun:
         """Give figures on the held-out contents, by the objective's own answers."""
         scores, _, probabilities = predict(self.objective, self.held_out, self.cache, self.processor)
         return figures([clip.video for clip in self.held_out], scores, probabilities)
+
+    def _frozen_views(self) -> FrozenViews:
+        """Give what the frozen encoders see of the training clips; kept in the stage's folder until the stage ends."""
+        path = self.folder / FROZEN_NAME
+        try:
+            kept = load_file(path)
+            if all(len(array) == len(self.clips) for array in kept.values()):
+                return FrozenViews(**kept)
+        except FileNotFoundError:
+            pass
+        seen = self._see_frozen(self.clips)
+        arrays = {name: array for name, array in vars(seen).items() if array is not None}
+        if arrays:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".unfinished")
+            save_file(arrays, unfinished)
+            unfinished.replace(path)
+        return seen
 
     def _see_frozen(self, clips: Sequence[Clip]) -> FrozenViews:
         """Run the frozen encoders over every segment of every clip, each through one of its views.

@@ -10,6 +10,9 @@ from torch.nn import functional
 
 #: Spread of one opinion on the 1-5 scale, as ACR tests find it (about 0.7), halved: the proxy has no viewers.
 OPINION_STD = 0.35
+#: Gap that predictions of one content are asked to have at least: that of versions of a bad source is small, and their
+#: order still counts.
+LEAST_MARGIN = 0.15
 #: Norm below which a batch of scores counts as constant.
 LEAST_SPREAD = 0.05
 
@@ -43,7 +46,7 @@ def linearity_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 def rank_loss(predicted: torch.Tensor, target: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """Punish same-content pairs whose predicted gap is short of the true one.
+    """Punish same-content pairs whose predicted gap is short of the true one, or of LEAST_MARGIN if that is more.
 
     Args:
         predicted, target: scores (X,).
@@ -56,7 +59,7 @@ def rank_loss(predicted: torch.Tensor, target: torch.Tensor, same: torch.Tensor)
     pairs = same & (gap > 0.05)
     if not pairs.any():
         return predicted.sum() * 0
-    return (gap - (predicted[:, None] - predicted[None]))[pairs].clamp(min=0).mean()
+    return (gap.clamp(min=LEAST_MARGIN) - (predicted[:, None] - predicted[None]))[pairs].clamp(min=0).mean()
 
 
 def preference(mos_a: torch.Tensor, mos_b: torch.Tensor) -> torch.Tensor:

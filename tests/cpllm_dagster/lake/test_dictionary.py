@@ -48,7 +48,7 @@ def test_the_ddl_is_of_the_engines_dialect_and_names_every_column(engine: str) -
     assert "timestamp" in text and "tz" not in text.replace("timestamptz", "tz") and "dictionary" not in text
 
 
-def _tables(statement: expressions.Create) -> list[expressions.Expression]:
+def _tables(statement: expressions.Create) -> list[expressions.Schema]:
     return list(statement.find_all(expressions.Schema))
 
 

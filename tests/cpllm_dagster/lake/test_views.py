@@ -91,10 +91,10 @@ def test_files_of_earlier_versions_are_read_beside_those_of_today(lake: Lake, tm
     fill(old)
     path = Path(old.uri, "catalog", "library=films", "data.parquet")
     older = {"probe_status": "status", "probe_error_type": "error_type", "probe_error_message": "error_message"}
-    table = pq.read_table(path, partitioning=None).drop_columns(["key"])
+    table = pq.ParquetFile(path).read().drop_columns(["key"])
     pq.write_table(table.rename_columns([older.get(name, name) for name in table.column_names]), path)
     scores = Path(old.uri, "scores", "library=films", "data.parquet")
-    pq.write_table(pq.read_table(scores, partitioning=None).drop_columns(["segment_end_s", "score_worst"]), scores)
+    pq.write_table(pq.ParquetFile(scores).read().drop_columns(["segment_end_s", "score_worst"]), scores)
 
     query = "SELECT library, uri, probe_status, probe_error_type FROM catalog ORDER BY ALL"
     assert rows(old, query) == rows(lake, query)

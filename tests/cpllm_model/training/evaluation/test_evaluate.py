@@ -91,7 +91,9 @@ def made_up(
         Distortion(family, 3.0 * (family in named), 0.9 if family in named else 0.1, family in named)
         for family in DISTORTIONS
     )
-    rating = Rating(score, std, level_of(score), (0.2,) * 5, (0.0,), (score,), said_of_scene or {})
+    rating = Rating(
+        score, std, level_of(score), (0.2,) * 5, (0.0,), (1.0,), (score,), score, 0.0, 1.0, said_of_scene or {}
+    )
     return Answer(video, rating, Description(text, distortions))
 
 

@@ -29,7 +29,7 @@ ROW = {row.name: row for row in ROWS}
 
 def said(score: float, named: Sequence[str] = (), version: str = "v") -> Said:
     """Give what was said of a version."""
-    rating = Rating(score, 0.5, level_of(score), (0.2,) * 5, (0.0,), (score,), {})
+    rating = Rating(score, 0.5, level_of(score), (0.2,) * 5, (0.0,), (1.0,), (score,), score, 0.0, 1.0, {})
     distortions = tuple(Distortion(name, 3.0, 0.9, name in named) for name in DISTORTIONS)
     return Said(version, rating, Description("", distortions))
 

@@ -225,7 +225,7 @@ def clip(tmp_path_factory):
 def test_the_first_view_is_what_inference_sees(clip):
     found = read(clip, Draw(0, (0, 1), (0, 0), None, 3), SETTINGS)
     with Path(clip.video.file).open("rb") as file:
-        samples = decode(file, "clip", dataclasses.replace(SAMPLING, segments=2))
+        samples = decode(file, "clip", dataclasses.replace(SAMPLING, most_looks=2))
     assert np.array_equal(found["context"], samples.context_NMCHW)
     assert found["bursts"].shape == samples.bursts_NTCHW.shape
     # Places agree to the two pixels that even origins allow.
