@@ -203,20 +203,6 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             "taken for a library: put it beside the catalogue, or the libraries into a folder of their own"
         )
     return dg.Definitions(
-<<<<<<< HEAD
-        assets=[
-            video_catalog,
-            quality,
-            pairwise_comparisons,
-            quality_rankings,
-            video_overview,
-            library_report,
-            distortion_corpus,
-            training_run,
-            model_evaluation,
-            promoted_model,
-        ],
-=======
         assets=_described(
             [
                 CONTENT,
@@ -225,6 +211,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
                 pairwise_comparisons,
                 quality_rankings,
                 video_overview,
+                library_report,
                 distortion_corpus,
                 training_run,
                 model_evaluation,
@@ -232,7 +219,6 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             ],
             settings,
         ),
->>>>>>> main
         asset_checks=CHECKS,
         jobs=[score_library, score_all_libraries, train_and_promote],
         schedules=[nightly_schedule(settings.schedule, settings.timezone)],
