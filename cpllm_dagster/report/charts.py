@@ -26,8 +26,12 @@ _BY_LEVEL: Spec = {
 }
 #: As wide as the page lets it be, at every width.
 _WIDE: Spec = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-#: Labels of values on a time axis: minutes and seconds.
+#: Times below it are said in seconds.
+MINUTE_S = 60.0
+#: Labels of values on the time axis of a longer video: minutes and seconds.
 _CLOCK = "floor(datum.value / 60) + ':' + format(floor(datum.value % 60), '02')"
+#: Fewer videos than these are counted one by one on an axis.
+_FEW = 6
 #: Both charts of a timeline have an axis of this width, so that their times stand below one another.
 _AXIS_PX = 84
 
@@ -71,10 +75,11 @@ def histogram(rows: list[dict[str, Any]]) -> Spec:
     """Draw how many videos have which score."""
     values = [row | {"level": LEVELS[min(int(row["score_from"] + 0.5), 5) - 1]} for row in rows]
     x = _field("score_from", title="score (1 bad, 5 excellent)", scale=_SCORE_SCALE, axis=_SCORE_AXIS, bin="binned")
+    most = max((row["videos"] for row in rows), default=0)
     encoding = {
         "x": x,
         "x2": {"field": "score_to"},
-        "y": _field("videos", title="videos", axis={"tickMinStep": 1}),
+        "y": _field("videos", title="videos", axis={"values": list(range(most + 1))} if most < _FEW else {}),
         "color": _BY_LEVEL,
         "tooltip": _tips(score_from="from", score_to="to", videos="videos"),
     }
@@ -119,16 +124,21 @@ def nights(rows: list[dict[str, Any]]) -> Spec:
     )
 
 
-def _time_axis(duration_s: float, title: str | None) -> Spec:
-    axis = {"labelExpr": _CLOCK, "tickCount": 6, "labelFlush": True} if title else None
-    return {"scale": {"domain": [0, duration_s], "nice": False}, "title": title, "axis": axis}
+def _time_axis(duration_s: float, *, is_lowest: bool) -> Spec:
+    """Give the scale of a chart over time; the lowest of two charts has the labels of both."""
+    scale = {"domain": [0, duration_s], "nice": False}
+    if not is_lowest:
+        return {"scale": scale, "title": None, "axis": None}
+    is_short = duration_s < MINUTE_S
+    axis = {"tickCount": 6, "labelFlush": True} | ({} if is_short else {"labelExpr": _CLOCK})
+    return {"scale": scale, "title": "time (s)" if is_short else "time (min:s)", "axis": axis}
 
 
 def timeline(video: dict[str, Any]) -> list[Spec]:
     """Draw the scores of a video's segments over its time, and below what was found when."""
     duration_s = max([segment["end_s"] for segment in video["segments"]] or [video["duration_s"] or 1.0])
     found = found_in_time(video)
-    x = _field("start_s", **_time_axis(duration_s, None if found else "time (min:s)"))
+    x = _field("start_s", **_time_axis(duration_s, is_lowest=not found))
     y = _field(
         "score",
         scale=_SCORE_SCALE,
@@ -180,7 +190,7 @@ def timeline(video: dict[str, Any]) -> list[Spec]:
         "data": {"values": found},
         "mark": {"type": "bar", "cornerRadius": 2, "minBandSize": 3},
         "encoding": {
-            "x": _field("start_s", **_time_axis(duration_s, "time (min:s)")),
+            "x": _field("start_s", **_time_axis(duration_s, is_lowest=True)),
             "x2": x2,
             "y": _field(
                 "what",

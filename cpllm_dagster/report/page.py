@@ -204,8 +204,11 @@ def _shown(value: object) -> object:
 
 
 def _clock(seconds: float | None) -> str:
+    """Give a time as seconds below a minute, else as minutes or hours."""
     if seconds is None:
         return _UNKNOWN
+    if seconds < charts.MINUTE_S:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

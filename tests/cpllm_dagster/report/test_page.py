@@ -75,7 +75,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 def test_the_page_tells_what_the_tables_hold(page: Page) -> None:
     words = " ".join(" ".join(Elements(page.html).words).split())
-    for told in ("share below 3", "corrupt_video", "rescored", "freeze 0:01 – 0:02", "compression", "no picture"):
+    for told in ("share below 3", "corrupt_video", "rescored", "freeze 1.0 s – 2.0 s", "compression", "no picture"):
         assert told in words, told
     assert "0 of 3 scored videos are counted here and not shown one by one" in words
     assert words.count("No picture: the tables hold none") == page.without_picture == 2
