@@ -79,7 +79,9 @@ def histogram(rows: list[dict[str, Any]]) -> Spec:
     encoding = {
         "x": x,
         "x2": {"field": "score_to"},
-        "y": _field("videos", title="videos", axis={"values": list(range(most + 1))} if most < _FEW else {}),
+        "y": _field(
+            "videos", title="videos", axis={"values": list(range(most + 1)), "format": "d"} if most < _FEW else {}
+        ),
         "color": _BY_LEVEL,
         "tooltip": _tips(score_from="from", score_to="to", videos="videos"),
     }
