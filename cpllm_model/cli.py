@@ -1,4 +1,4 @@
-"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate.
+"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate | card.
 
 Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
 Exit status: 0 all answered, 1 a video failed, 2 wrong use, 130 interrupted. Torch is imported only when a model is
@@ -350,6 +350,21 @@ def evaluate(
     Console().print(_shown(out / "index.html"))
     if any(found["failed"] for result in results for found in result["data_sets"].values()):
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: cpllm card work/tiny/model/README.md --evaluation work/report --log work/tiny/train_log.jsonl"
+)
+def card(
+    path: Annotated[Path, typer.Argument(help="The card, Markdown; made if it is not there.")],
+    evaluation: Annotated[list[Path], typer.Option(help="Folder that cpllm evaluate wrote; may be given again.")],
+    log: Annotated[list[Path] | None, typer.Option(help="train_log.jsonl of a run; may be given again.")] = None,
+) -> None:
+    """Write the figures of an evaluation and of a training run into a model card."""
+    with _told_in_a_sentence():
+        from cpllm_model.training.evaluation.card import write_card
+
+        Console().print(_shown(write_card(path, evaluation, log or [])))
 
 
 @contextmanager
