@@ -42,9 +42,9 @@ def log(tmp_path: Path) -> Path:
 
 def test_figures_are_put_between_the_marks(evaluation: Path, log: Path) -> None:
     card = evaluation / "README.md"
-    card.write_text(f"# Card\n\n{BEGIN}\nold\n{END}\n\n## Limits\n")
+    card.write_text(f"# Card\n\n{BEGIN}\nstale\n{END}\n\n## Limits\n")
     text = write_card(card, [evaluation], [log]).read_text()
-    assert text.startswith("# Card\n\n") and text.endswith("\n\n## Limits\n") and "old" not in text
+    assert text.startswith("# Card\n\n") and text.endswith("\n\n## Limits\n") and "stale" not in text
     assert "| SRCC against the label | 0.810 (0.790 – 0.830) |" in text
     assert "| PLCC; RMSE | –; 0.500 |" in text
     assert "| vision | 10 | 0.500 |" in text
