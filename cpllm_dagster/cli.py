@@ -7,6 +7,7 @@ failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imp
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -128,17 +129,31 @@ def sql(
 
 @app.command()
 def report(
-    library: Annotated[list[str] | None, typer.Option(help="A library; may be repeated. Without it: all.")] = None,
+    library: Annotated[list[str] | None, typer.Argument(help="Libraries. Without any: all.")] = None,
     lake: LakeUri = None,
-    limit: Annotated[int, typer.Option(help="Most rows of each table.", min=1)] = 20,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="A file to write one library's page to, instead of printing.")
+    ] = None,
+    catalog: CatalogUri = None,
+    model: ModelName = None,
+    limit: Annotated[int, typer.Option(help="Most rows of each table that is printed.", min=1)] = 20,
 ) -> None:
-    """Print each library's ranking and its failures."""
+    """Print the ranking and the failures of libraries, or write a page: cpllm report films --html films.html
+
+    The page shows pictures that the last run took; --catalog and --model are for those that it did not take.
+    """
     with _told_in_a_sentence():
         from cpllm_dagster.report.tables import print_library
 
         tables = _filled_lake(lake, *(library or []))
-        for name in library or tables.libraries():
-            print_library(tables, name, Console(), limit)
+        names = library or tables.libraries()
+        if html is None:
+            for name in names:
+                print_library(tables, name, Console(), limit)
+        elif len(names) > 1:
+            raise ConfigurationError(f"a page is of one library: name one of {len(names)} before --html")
+        else:
+            _write_page(tables, names[0], html, catalog=catalog, lake=lake, model=model)
 
 
 @app.command()
@@ -188,6 +203,33 @@ def _filled_lake(uri: str | None, *libraries: str) -> Lake:
         if library not in there:
             raise no_library(library, there)
     return lake
+
+
+def _write_page(
+    tables: Lake, library: str, file: Path, *, catalog: str | None, lake: str | None, model: str | None
+) -> None:
+    """Write a library's page to a file.
+
+    Raises:
+        ConfigurationError: the file cannot be written, or settings are wrong.
+    """
+    from cpllm_dagster import definitions
+    from cpllm_dagster.report.key_frames import take_key_frames
+    from cpllm_dagster.report.page import library_page, no_pictures
+    from cpllm_dagster.resources import QualityModel, VideoLimits
+    from cpllm_model.network import checkpoint
+
+    take, settings = no_pictures, definitions.optional_settings(catalog_uri=catalog, lake=lake, model=model)
+    if settings is not None:
+        store = definitions.video_store(settings)
+        name = QualityModel(reference=settings.model, models_dir=settings.models_dir).name
+        sampling = checkpoint.sampling_settings(name)
+        take = partial(take_key_frames, store=store, sampling=sampling, limits=VideoLimits().decode_limits())
+    page = library_page(tables, library, take)
+    try:
+        file.write_text(page.html, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{str(file)!r} cannot be written: {error.strerror}") from error
 
 
 def _videos(lake: Lake, library: str) -> int:

@@ -21,6 +21,7 @@ from cpllm_dagster.assets.catalog import CONTENT, video_catalog
 from cpllm_dagster.assets.overview import video_overview
 from cpllm_dagster.assets.quality import ASSETS, quality
 from cpllm_dagster.assets.rankings import pairwise_comparisons, quality_rankings
+from cpllm_dagster.assets.report import library_report
 from cpllm_dagster.assets.training import distortion_corpus, model_evaluation, promoted_model, training_run
 from cpllm_dagster.automation import (
     NIGHT,
@@ -158,6 +159,17 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
     return settings
 
 
+def optional_settings(*, catalog_uri: str | None, lake: str | None, model: str | None) -> Settings | None:
+    """Read the environment as `read_settings` does; None where no catalogue is given.
+
+    Raises:
+        ConfigurationError, CheckpointError: as `read_settings`.
+    """
+    if catalog_uri is None and _optional("CPLLM_CATALOG_URI") is None:
+        return None
+    return read_settings(catalog_uri=catalog_uri, lake=lake, model=model)
+
+
 def video_store(settings: Settings) -> VideoStore:
     """Open the storage of the videos."""
     return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.exclude, settings.catalog_access)
@@ -199,6 +211,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
                 pairwise_comparisons,
                 quality_rankings,
                 video_overview,
+                library_report,
                 distortion_corpus,
                 training_run,
                 model_evaluation,

@@ -124,17 +124,25 @@ def _nested(kind: pa.DataType, names: dict[pa.DataType, str], list_form: str, st
 
 _PLAIN = {pa.float64(): "double", pa.int64(): "bigint", pa.bool_(): "boolean"}
 _MOMENT = pa.timestamp("us", tz="UTC")
-_HIVE = _PLAIN | {pa.string(): "string", pa.int32(): "int", pa.large_binary(): "binary", _MOMENT: "timestamp"}
+_HIVE = _PLAIN | {
+    pa.string(): "string",
+    pa.int32(): "int",
+    pa.large_binary(): "binary",
+    pa.binary(): "binary",
+    _MOMENT: "timestamp",
+}
 _TRINO = _PLAIN | {
     pa.string(): "varchar",
     pa.int32(): "integer",
     pa.large_binary(): "varbinary",
+    pa.binary(): "varbinary",
     _MOMENT: "timestamp(6)",
 }
 _DUCKDB = _PLAIN | {
     pa.string(): "varchar",
     pa.int32(): "integer",
     pa.large_binary(): "blob",
+    pa.binary(): "blob",
     _MOMENT: "timestamptz",
 }
 

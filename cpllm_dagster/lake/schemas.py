@@ -242,6 +242,16 @@ SCHEMAS: dict[str, pa.Schema] = {
             _SCORED_AT,
         ]
     ),
+    "key_frames": pa.schema(
+        [
+            _VIDEO_ID,
+            _ETAG,
+            _MODEL_ID,
+            _always("moment_start_s", _real, "Start of the segment that the picture is of, in seconds."),
+            _always("moment_end_s", _real, "End of the segment that the picture is of, in seconds."),
+            _always("picture", pa.binary(), "Key frame of the segment as the model saw it: WebP, 160 px wide at most."),
+        ]
+    ),
     "score_history": pa.schema(
         [
             _RUN_ID,
@@ -300,6 +310,7 @@ SENTENCES: dict[str, str] = {
     "comparisons": "A pair of videos that the model has compared.",
     "rankings": "A scored video's place in its library by pairwise comparisons.",
     "videos": "A video with what the other tables say of it in one row: the table to start from.",
+    "key_frames": "A video that the report of its library shows, with a small picture; no other video has a row.",
     "score_history": "A change of a video's score, version or status; rows are added and never changed.",
     "nights": "A run of a library: how many videos changed and how its scores are distributed.",
 }
@@ -313,6 +324,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "comparisons": ("video_id_a", "video_id_b"),
     "rankings": ("video_id",),
     "videos": ("video_id",),
+    "key_frames": ("video_id",),
     "score_history": ("run_id", "video_id"),
     "nights": ("run_id",),
 }

@@ -51,6 +51,10 @@ class FolderStorage:
             found = sorted(path for path in (self.root / prefix).rglob("*") if path.is_file())
         return [path.relative_to(self.root).as_posix() for path in found]
 
+    def address_of(self, name: str) -> str:
+        """Return the address of a file as programs take it."""
+        return (self.root / name).absolute().as_uri()
+
     def open(self, name: str) -> Snapshot:
         """Open a file's present version; raises FileNotFoundError when there is none of this name."""
         return _FileSnapshot(self.root / name)
@@ -112,6 +116,10 @@ class BucketStorage:
             ]
         return sorted(keys)
 
+    def address_of(self, name: str) -> str:
+        """Return the address of an object as programs take it."""
+        return f"{self.address}{name}"
+
     def open(self, name: str) -> Snapshot:
         """Open an object's present version; raises FileNotFoundError when there is none of this name."""
         return _ObjectSnapshot(self.client, self.bucket, self.prefix + name)
@@ -127,8 +135,10 @@ class BucketStorage:
     def put(self, source: Path, name: str) -> None:
         """Upload a work file; S3 shows the object when it is complete, and the old one until then."""
         transfer = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=_MULTIPART_BYTES)
+        # A browser shows a page only if the object says that it is one.
+        says = {"ContentType": "text/html; charset=utf-8"} if name.endswith(".html") else None
         with translated(self.address):
-            self.client.upload_file(str(source), self.bucket, self.prefix + name, Config=transfer)
+            self.client.upload_file(str(source), self.bucket, self.prefix + name, ExtraArgs=says, Config=transfer)
 
     def delete(self, names: list[str]) -> None:
         """Remove objects; a missing one is no error.

@@ -3,7 +3,8 @@
 In: rows as dicts or Arrow tables. Out: one Parquet file a table and library,
 `<lake>/<table>/library=<percent-quoted name>/data.parquet`, that a reader sees whole or not at all (a name that is
 too long for a folder is cut, and stands whole in the file's metadata); of tables that only grow one file a run,
-`<time>_<run id>.parquet` in the same folder, which is never changed; parts of a running job under `<lake>/.work`,
+`<time>_<run id>.parquet` in the same folder, which is never changed; a library's page
+`<lake>/reports/library=<name>/index.html`; parts of a running job under `<lake>/.work`,
 which no table's glob reaches; a DuckDB connection with a view a table.
 Knows nothing of Dagster, Ray or the model.
 """
@@ -193,6 +194,18 @@ class Lake:
         self._require_claim(library)
         self._publish(name, lambda path: _write_parquet(path, described, _ROWS_PER_GROUP[table_name]))
         return table
+
+    def write_report(self, library: str, page: str) -> str:
+        """Publish the page of a library in place of the one before, and return its address.
+
+        Args:
+            library: the library's true name.
+            page: HTML.
+        """
+        name = f"{_report_folder(library)}/index.html"
+        self._require_claim(library)
+        self._publish(name, lambda path: path.write_text(page, encoding="utf-8"))
+        return self._storage.address_of(name)
 
     def _publish(self, name: str, write: Callable[[Path], object]) -> None:
         with self._storage.work_file() as path:
@@ -389,13 +402,14 @@ class Lake:
         self._storage.delete([name for name in names if name not in but])
 
     def retire(self, library: str) -> list[str]:
-        """Remove a library's tables and parts, and return the names of its tables.
+        """Remove a library's tables, parts and report, and return the names of its tables.
 
         The tables that others are made from go last, so that one that is interrupted can be taken up again.
         """
         self._require_claim(library)
         files = {name: self._storage.list(_folder(name, library)) for name in reversed(SCHEMAS)}
         self._storage.delete(self._storage.list(f"{WORK_FOLDER}/parts/library={_quoted(library)}"))
+        self._storage.delete(self._storage.list(_report_folder(library)))
         for names in files.values():
             self._storage.delete(names)
         return [table_name for table_name, names in files.items() if names]
@@ -431,6 +445,10 @@ class Lake:
 def _folder(table_name: str, library: str) -> str:
     schema(table_name)
     return f"{table_name}/library={_quoted(library)}"
+
+
+def _report_folder(library: str) -> str:
+    return f"reports/library={_quoted(library)}"
 
 
 def _file_name(table_name: str, library: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+from PIL import Image
 
 from cpllm_dagster.assets.history import append_night, change_rows, night_row
 from cpllm_dagster.lake.rows import validate
@@ -46,6 +48,7 @@ def fill(lake: Lake) -> None:
             "catalog": [_probed(row) for row in rows],
             "descriptions": [_described(row) for row in good],
             "rankings": [_ranked(row, place, len(good)) for place, row in enumerate(good)],
+            "key_frames": [_pictured(row) for row in good[-1:]],
         }
         for name, table in ({"scores": scores} | tables).items():
             lake.write(name, library, table, run_id="run 2", model_id=MODEL)
@@ -99,3 +102,11 @@ def _ranked(row: dict[str, Any], place: int, count: int) -> dict[str, Any]:
         "video_id": row["video_id"], "model_id": row["model_id"], "rank": place + 1, "percentile": percentile,
         "strength": 1.0 - place, "strength_se": 0.5, "comparisons": 3,
     }  # fmt: skip
+
+
+def _pictured(row: dict[str, Any]) -> dict[str, Any]:
+    """Give a grey picture of the second segment, which has the lowest score."""
+    content = io.BytesIO()
+    Image.new("RGB", (160, 90), "grey").save(content, "WEBP")
+    moment = {"moment_start_s": 2.5, "moment_end_s": 5.0, "picture": content.getvalue()}
+    return {name: row[name] for name in ("video_id", "etag", "model_id")} | moment

@@ -250,7 +250,7 @@ def test_a_lake_without_tables_is_a_sentence(command: list[str], tmp_path: Path)
 
 
 def test_a_report_on_a_library_that_is_not_there_names_those_that_are(lake: str) -> None:
-    found = cpllm("report", "--lake", lake, "--library", "films")
+    found = cpllm("report", "films", "--lake", lake)
     assert (found.exit_code, found.stdout) == (2, "")
     assert "no library 'films' (did you mean 'fil ms'?); there are 'fil ms'" in found.stderr
 

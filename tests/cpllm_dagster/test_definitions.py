@@ -60,7 +60,8 @@ print(json.dumps({
     assert json.loads(done.stdout) == {
         "heavy": [],
         "assets": [
-            "content_libraries", "distortion_corpus", "model_evaluation", "nights", "pairwise_comparisons",
+            "content_libraries", "distortion_corpus", "library_report", "model_evaluation", "nights",
+            "pairwise_comparisons",
             "promoted_model", "quality_descriptions", "quality_rankings", "quality_scores", "score_history",
             "training_run", "video_catalog", "video_overview", "visual_features",
         ],

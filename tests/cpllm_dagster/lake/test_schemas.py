@@ -131,6 +131,14 @@ ROWS: dict[str, dict[str, Any]] = {
         "model_id": "m",
         "scored_at": NOW,
     },
+    "key_frames": {
+        "video_id": "a1",
+        "etag": "e",
+        "model_id": "m",
+        "moment_start_s": 0.0,
+        "moment_end_s": 1.5,
+        "picture": b"RIFF",
+    },
     "score_history": {
         "run_id": "r",
         "recorded_at": NOW,
