@@ -42,6 +42,21 @@ Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
 
 
+_ends_with_the_command = False
+
+
+def run_and_end() -> None:
+    """Run the command that this process was started for; it may start without what only longer ones need."""
+    global _ends_with_the_command
+    _ends_with_the_command = True
+    try:
+        app()
+    except SystemExit as ended:
+        if started := sys.modules.get("cpllm_model.network.lean_start"):
+            started.end(ended.code if isinstance(ended.code, int) else 0)
+        raise
+
+
 @dataclass(frozen=True)
 class Answered:
     """One video's answers, or the reason there are none."""
@@ -168,7 +183,7 @@ def corpus(
     processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
 ) -> None:
     """Degrade pristine pictures with real encoders into a labelled training corpus; goes on where it was stopped."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("train"):
         from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
         console = Console(stderr=True)
@@ -207,7 +222,7 @@ def manifest(
     ] = 1.0,
 ) -> None:
     """List a rated data set or an instruction set, as you have it on disk, for training and evaluation."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("train"):
         from cpllm_model.training.data.picture_sets import FORMS
         from cpllm_model.training.data.rated import collect, publish
 
@@ -225,12 +240,10 @@ def manifest(
 @app.command()
 def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.yaml is what trained tiny.")]) -> None:
     """Train a model; started again after it was stopped, it goes on."""
-    with _told_in_a_sentence():
-        try:
-            from cpllm_model.training.recipe.config import TrainConfig
-            from cpllm_model.training.recipe.loop import train as train_model
-        except ImportError as error:
-            raise ConfigurationError(f"training needs the extra packages of cpllm[train]: {error}") from None
+    with _told_in_a_sentence("train"):
+        from cpllm_model.training.recipe.config import TrainConfig
+        from cpllm_model.training.recipe.loop import train as train_model
+
         console = Console(stderr=True)
         folder = train_model(TrainConfig.from_yaml(_existing(config)), lambda line: console.print(_shown(line)))
     Console().print(_shown(f"{folder}"))
@@ -257,7 +270,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure how good a model's answers are on labelled videos and in stress tests, and write a report."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("train"):
         if not data and not stress:
             raise ConfigurationError("nothing to evaluate on: give --data, or --stress with a number of sources")
         from cpllm_model.training.evaluation.evaluate import BOOTSTRAP, StressSettings, evaluate_models
@@ -281,12 +294,22 @@ def evaluate(
 
 
 @contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
-    """Turn the project's own errors into one sentence and exit status 2."""
+def _told_in_a_sentence(extra: str | None = None) -> Iterator[None]:
+    """Turn the project's own errors into one sentence and exit status 2.
+
+    Args:
+        extra: the extra of this package that the command needs; a module that is missing is then such an error, too.
+    """
     try:
         yield
     except CPLLMError as error:
         Console(stderr=True).print(_shown(f"cpllm: {error}"))
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        sentence = f"cpllm: {error.name} is not installed, which this command needs: pip install 'cpllm[{extra}]'"
+        Console(stderr=True).print(_shown(sentence), soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -342,6 +365,10 @@ def _predictor(model: str) -> QualityPredictor:
         )
     # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if _ends_with_the_command:
+        from cpllm_model.network import lean_start
+
+        lean_start.start()
     from transformers.utils import logging
 
     from cpllm_model.predictor import QualityPredictor
