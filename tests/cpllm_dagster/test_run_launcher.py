@@ -12,7 +12,8 @@ import pytest
 from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._grpc.server import GrpcServerCommand, GrpcServerProcess
+from dagster._grpc.constants import GrpcServerCommand
+from dagster._grpc.server import GrpcServerProcess
 
 from cpllm_dagster.run_launcher import CheckedRunLauncher
 

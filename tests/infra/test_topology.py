@@ -192,7 +192,7 @@ def postgres(folder: Path, port: int, password: str) -> Iterator[None]:
     programs, data = POSTGRES[-1].parent, folder / "postgres"
     data.mkdir(mode=0o700)
     (folder / "password").write_text(password)
-    owner = {}
+    owner: Any = {}
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
         shutil.chown(data, "postgres")
         shutil.chown(folder / "password", "postgres")
