@@ -2,7 +2,8 @@
 
 In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
 CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_HISTORY_DAYS, CPLLM_SCHEDULE, CPLLM_TIMEZONE,
-CPLLM_STALE_HOURS, CPLLM_OWNERS, CPLLM_ALERT_WEBHOOK, CPLLM_ALERT_MAIL, CPLLM_ALERT_FROM, CPLLM_SMTP_URL, CPLLM_UI_URL
+CPLLM_STALE_HOURS, CPLLM_OWNERS, CPLLM_ALERT_WEBHOOK, CPLLM_ALERT_MAIL, CPLLM_ALERT_FROM, CPLLM_SMTP_URL, CPLLM_UI_URL,
+DAGSTER_HOME, DAGSTER_CODE_HOST, DAGSTER_CODE_PORT
 (AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when
 definitions load.
 """
@@ -125,6 +126,20 @@ def catalog_access() -> str:
 def dagster_instance() -> dg.DagsterInstance:
     """Return the instance that DAGSTER_HOME names, or one that is forgotten when the process ends."""
     return dg.DagsterInstance.get() if _optional("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
+
+
+def code_server() -> tuple[str, int] | None:
+    """Return host and port of the code server, or None where definitions are loaded without one.
+
+    Raises:
+        ConfigurationError: the port is none.
+    """
+    host, port = _optional("DAGSTER_CODE_HOST"), _optional("DAGSTER_CODE_PORT")
+    if host is None or port is None:
+        return None
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigurationError(f"DAGSTER_CODE_PORT is {port!r}; give a port")
+    return host, int(port)
 
 
 def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, model: str | None = None) -> Settings:
