@@ -253,8 +253,8 @@ def _timed(found: Mapping[str, Any]) -> str:
         "where at least half of the shorter of both lies in a worse segment, a named distortion or an event. "
         "Intervals are over videos.</p>"
         + _table(["figure", "clips", "value", "bound", ""], bounds)
-        + "<p class=note>On clean: share that is found at the same place of the clean video; newly: found where that is "
-        "not. Start and end off in s; in time: found with both ends within 0.5 s. Shift and falls: of the whole's score "
+        + "<p class=note>On clean: share found at the same place of the clean video; newly: found where that is not. "
+        "Start and end off in s; in time: found with both ends within 0.5 s. Shift and falls: of the whole score "
         "against the clean video, MOS. Distortion: one is named over the stretch.</p>"
         + _row_table([{**row, "length_s": _length(row["length_s"])} for row in found["stretches"]], TIMED)
     )
