@@ -29,7 +29,7 @@ _FLAT = 3
 #: for so many frames, where a key frame codes the same picture anew.
 _STILL_CODES, _STIRRED_CODES, _STIRRED_SHARE, _ANEW_CODES, _ANEW = 0.3, 10, 0.0005, 1.6, 2
 #: A frame is repeated: it differs so little from the one before, while others differ by so much, so many times more.
-_REPEATED_CODES, _MOVED_CODES, _MOVED_TIMES = 0.3, 1.0, 4
+_REPEATED_CODES, _MOVED_CODES, _MOVED_TIMES = 0.8, 1.0, 4
 #: A ground is almost flat within so many codes, in this share of the pixels; writing stands out from it by so many
 #: codes, over such a share, and crosses from ground to writing so often in a line that has some.
 _GROUND_CODES, _GROUND_SHARE, _INK_CODES, _INK_SHARE, _STROKES = 10, 0.8, 48, (0.002, 0.2), 10
@@ -157,11 +157,11 @@ def _are_bars(luma_HW: np.ndarray, u_hw: np.ndarray, v_hw: np.ndarray) -> bool:
     u, v = columns[1], columns[2]
     hues = (
         (u < 110) & (v > 122) & (v < 165),
-        (u > 135) & (v < 110),
+        (u > 135) & (v < 90),
         (u < 118) & (v < 118),
         (u > 140) & (v > 140),
         (u < 122) & (v > 165),
-        (u > 165) & (v < 124),
+        (u > 165) & (v > 90) & (v < 124),
     )
     places = [np.flatnonzero(hue) for hue in hues]
     if any(len(place) < 0.05 * len(u) for place in places):
