@@ -61,8 +61,8 @@ print(json.dumps({
         "heavy": [],
         "assets": [
             "content_libraries", "distortion_corpus", "model_evaluation", "nights", "pairwise_comparisons",
-            "promoted_model", "quality_descriptions", "quality_rankings", "quality_scores", "score_history", "training_run",
-            "video_catalog", "video_overview", "visual_features",
+            "promoted_model", "quality_descriptions", "quality_rankings", "quality_scores", "score_history",
+            "training_run", "video_catalog", "video_overview", "visual_features",
         ],
         "jobs": ["score_all_libraries", "score_library", "train_and_promote"],
         "checks": 6,
