@@ -19,6 +19,8 @@ from cpllm_model.cli import _shown, _told_in_a_sentence, app, run_and_end
 from cpllm_model.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import duckdb
+
     from cpllm_dagster.lake.tables import Lake
 
 
@@ -322,9 +324,21 @@ def _ask(lake: Lake, query: str, output: Output, limit: int) -> None:
                 write_answer(answer, output)
         except duckdb.Error as error:
             # Several lines, of which the last points at a place in the one before.
-            for line in f"cpllm: {sentence(error)}".split("\n"):
+            for line in f"cpllm: {sentence(_pointed(connection, query, error))}".split("\n"):
                 Console(stderr=True).print(_shown(line), soft_wrap=True)
             raise typer.Exit(2) from None
+
+
+def _pointed(connection: duckdb.DuckDBPyConnection, query: str, error: duckdb.Error) -> duckdb.Error:
+    """Give the error of a query that names what is not there with the place in the query, which `sql` leaves out."""
+    import duckdb
+
+    if isinstance(error, duckdb.BinderException | duckdb.CatalogException):
+        try:
+            connection.execute(query)
+        except duckdb.Error as found:
+            return found
+    return error
 
 
 def _describe(table_name: str | None, output: Output) -> None:
