@@ -116,12 +116,14 @@ class Topology:
     def kill(self, name: str) -> None:
         """Kill a process and its descendants, as the loss of its container does."""
         everyone = processes()
-        found = [self.running.pop(name).pid]
+        process = self.running.pop(name)
+        found = [process.pid]
         for parent in found:  # grows while it is gone through
             found += [pid for pid, (of, _) in everyone.items() if of == parent]
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        process.wait()
 
     def runs(self) -> list[int]:
         """Give the processes of runs: the code server's children that are Python at work."""
