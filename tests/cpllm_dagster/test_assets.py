@@ -224,7 +224,7 @@ def test_checks_pass_and_name_the_library(history: History) -> None:
 
 def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> None:
     shown = metadata_of(history.result)
-    assert len(shown) == 9
+    assert len(shown) == 10
     assert "decoding" not in shown[str(dg.AssetKey("video_catalog"))]  # the first run has probed all
     scores = shown[str(dg.AssetKey("quality_scores"))]
     assert (scores["new"].value, scores["kept"].value, scores["failed"].value) == (4, 1, 2)
@@ -242,13 +242,24 @@ def test_the_ui_shows_what_was_done_and_no_markup_of_names(history: History) -> 
         assert "onerror" in str(table) and "<img" not in str(table) and "| 'x'" not in str(table)
 
 
+def test_the_report_shows_a_picture_of_each_scored_video(history: History) -> None:
+    shown = metadata_of(history.result)[str(dg.AssetKey("library_report"))]
+    page = Path(str(shown["report"].value)).read_text(encoding="utf-8")
+    assert page.count('src="data:image/webp;base64,') == 3 and "<img src=x" not in page
+    assert shown["videos_without_picture"].value == 0
+    assert str(shown["report_url"].value).startswith("file:///")
+    rows = history.platform.rows("key_frames")
+    assert len(rows) == 3 and all(row["picture"].startswith(b"RIFF") for row in rows.values())
+
+
 @pytest.mark.usefixtures("no_ray")
 def test_a_run_without_change_touches_nothing(platform: Platform, history: History) -> None:
     before = platform.files()
     result = platform.run()
     after = platform.files()
     (night,) = set(after) - set(before)
-    assert result.success and after == before | {night: after[night]} and "/nights/" in night
+    (report,) = (name for name in after if "/reports/" in name)  # it has a night more
+    assert result.success and after == before | {name: after[name] for name in (night, report)} and "/nights/" in night
     assert quiet_versions(result) == quiet_versions(history.result)
     assert not any(shown["removed"].value for shown in metadata_of(result).values() if "removed" in shown)
     assert platform.nights()[-1]["unchanged"] == 5

@@ -249,6 +249,21 @@ def test_a_lake_without_tables_is_a_sentence(command: list[str], tmp_path: Path)
         assert "no tables lie under" in found.stderr and str(tmp_path / name) in "".join(found.stderr.split("\n"))
 
 
+def test_a_page_is_written_to_a_file_with_and_without_the_videos(lake: str, tmp_path: Path) -> None:
+    file, videos = tmp_path / "page.html", tmp_path / "videos"
+    found = cpllm("report", LIBRARY, "--lake", lake, "--html", str(file))
+    assert found.exit_code == 0 and found.stdout == ""
+    assert f"<bdi>{LIBRARY}</bdi>" in file.read_text(encoding="utf-8")
+    junk(videos, f"{LIBRARY}/a.mp4")
+    found = cpllm("report", "--lake", lake, "--html", str(file), "--catalog", str(videos))
+    assert found.exit_code == 0, found.stderr
+    found = cpllm("report", "--lake", lake, "--html", str(tmp_path / "none" / "page.html"))
+    assert found.exit_code == 2 and "cannot be written" in found.stderr
+    Lake(lake).write("catalog", "other", [], run_id="r", model_id="m")
+    found = cpllm("report", "--lake", lake, "--html", str(file))
+    assert found.exit_code == 2 and "a page is of one library" in found.stderr
+
+
 def test_a_report_on_a_library_that_is_not_there_names_those_that_are(lake: str) -> None:
     found = cpllm("report", "films", "--lake", lake)
     assert (found.exit_code, found.stdout) == (2, "")
