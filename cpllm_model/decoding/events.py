@@ -22,7 +22,7 @@ __all__ = ["Event", "Seen", "events_of", "have_picture"]
 _SLACK_S = 0.15
 #: From so many stand-stills on that take up such a share of the video, with as a rule no more than so many seconds
 #: from one to the next, it is a slide show or a screen.
-_SLIDES, _SLIDES_SHARE, _SLIDES_APART_S = 3, 0.3, 2.0
+_SLIDES, _SLIDES_SHARE, _SLIDES_APART_S = 3, 0.3, 3.0
 #: Looks show the same still picture if they differ by so many codes in the mean.
 _SAME_CODES = 1.0
 #: Events of one kind that are no further apart are one.
