@@ -46,7 +46,7 @@ _MOVES, _BESIDE_S, _OWN_SHARE = 4.0, 1.0, 0.9
 _LEAST_ACTIVITY = 1e-5
 #: A packet so many times larger than the largest of so many before it begins another shot. Bounds are exact to a few
 #: packets: decoding and presentation have another order. For so many seconds after a cut a still picture is refined.
-_CUT, _BEFORE, _NEXT, _REFINED_S = 5.0, 50, 3, 0.5
+_CUT, _BEFORE, _NEXT, _REFINED_S, _REFINED_MOST_S = 5.0, 50, 3, 0.5, 1.5
 #: Rates are means over so many seconds, and compared with the median of so many bins around them.
 _BIN_S, _MOST_BINS, _AROUND_BINS = 0.5, 8192, 61
 #: Shares of the rate around from which on a rate is suspicious.
@@ -185,24 +185,34 @@ class Packets:
                 last,
                 self.after(first),
                 float(ends_s[b - 1]),
-                moves=max(beside, default=0.0) > _MOVES,
+                moves=bool(max(beside, default=0.0) > _MOVES),
                 is_apart=is_apart,
                 contrast=float(min(beside, default=0.0)),
                 limit=limit,
             )
 
     def _begins_shot(self, number: int, by_size: bool) -> bool:
-        """Tell whether another shot begins with a packet, or shortly before, by key frames or by sizes that leap."""
-        since = int(np.searchsorted(self.time_s, self.after(number) - _REFINED_S))
-        near = np.arange(max(0, min(since, number - _NEXT)), min(len(self.ticks), number + _NEXT + 1))
-        if np.isin(near, self._off_grid).any():
-            return True
+        """Tell whether another shot begins with a packet, or shortly before: a still picture is refined after its cut.
+
+        A cut is a key frame off the grid or, if asked, a packet far larger than those before. From one further back on,
+        sizes have to decline.
+        """
         plain = self._plain
-        at = int(np.searchsorted(plain, near[0]))
-        before_bytes = self.size_bytes[plain[max(0, at - _BEFORE) : at]]
-        if not by_size or len(before_bytes) <= _NEXT:
-            return False
-        return bool((self.size_bytes[near[~self.is_key[near]]] > _CUT * before_bytes.max()).any())
+        since_s = self.after(number) - np.array([_REFINED_MOST_S, _REFINED_S])
+        earliest, near = (min(int(at), number - _NEXT) for at in np.searchsorted(self.time_s, since_s))
+        last = min(len(self.ticks), number + _NEXT + 1)
+        cuts = [int(key) for key in self._off_grid if max(0, earliest) <= key < last]
+        if by_size:
+            a, b = np.searchsorted(plain, (max(0, earliest), last))
+            for at in range(max(a, _NEXT + 1), b):
+                before_bytes = self.size_bytes[plain[max(0, at - _BEFORE) : at]]
+                if self.size_bytes[plain[at]] > _CUT * before_bytes.max():
+                    cuts.append(int(plain[at]))
+        if not cuts or max(cuts) >= near:
+            return bool(cuts)
+        since = self.size_bytes[plain[np.searchsorted(plain, max(cuts) + 1) : np.searchsorted(plain, number)]]
+        third = len(since) // 3
+        return third > 0 and bool(since[:third].mean() >= 2 * since[-third:].mean())
 
     def leaps(self) -> list[tuple[int, int, float]]:
         """Find where the rate is far below or above that around, key frames apart.
