@@ -326,13 +326,15 @@ def test_the_compose_files_processes_without_containers(topology: Topology) -> N
         topology.until(lambda part=part: f'cpllm_up{{part="{part}"}} 1.0' in page(topology))
     assert 'cpllm_videos{library="films",status="ok"} 3.0' in page(topology)
 
-    # Nobody joins the cluster without its token.
-    stranger = topology.environment | {"RAY_AUTH_TOKEN": "x" * 40, "CPLLM_LAKE_URI": str(topology.folder / "other")}
-    stranger.pop("DAGSTER_HOME")
-    refused = subprocess.run(
-        [BIN / "cpllm", "run", "--library", "films"], env=stranger, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 1 and "no Ray at" in refused.stderr
+    # Nobody is answered by the cluster without its token.
+    address = f"--address=127.0.0.1:{topology.ports['6379']}"
+    for token, answered in ((topology.environment["RAY_AUTH_TOKEN"], True), ("x" * 40, False)):
+        environment = topology.environment | {"RAY_AUTH_TOKEN": token}
+        status = subprocess.run(
+            [BIN / "ray", "status", address], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (status.returncode == 0) is answered
+        assert ("AuthenticationError" in status.stderr) is not answered
 
 
 def page(topology: Topology) -> str:
