@@ -1,13 +1,16 @@
 """Where the platform is put together, and the only place that reads its environment.
 
 In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
-CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS (AWS credentials come by boto3's usual chain). Out: Dagster
-definitions. A missing or wrong value is one sentence, when definitions load.
+CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_DECODE_WORKERS, CPLLM_MODEL_WORKERS, CPLLM_MODEL_GPUS,
+CPLLM_BATCH_SIZE, CPLLM_PRECISION (AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or
+wrong value is one sentence, when definitions load.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 import dagster as dg
 
@@ -23,6 +26,7 @@ from cpllm_dagster.automation import (
     score_library,
     train_and_promote,
 )
+from cpllm_dagster.batch.placement import Precision, Workers
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore, lies_inside
 from cpllm_dagster.catalog.s3_client import ACCESS, SIGNED, without_secrets
@@ -40,6 +44,8 @@ from cpllm_dagster.resources import (
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -50,6 +56,7 @@ class Settings:
         catalog_access: how S3 is asked for videos, one of s3_client's ACCESS.
         exclude: patterns of names of files and folders that are no part of the catalogue.
         largest_loss: share of a library's videos that may be gone at once.
+        workers: of the batch; what is None follows from the cluster.
     """
 
     catalog_uri: str
@@ -61,6 +68,7 @@ class Settings:
     catalog_access: str = SIGNED
     exclude: tuple[str, ...] = EXCLUDED
     largest_loss: float = LARGEST_LOSS
+    workers: Workers = field(default_factory=Workers)
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -101,7 +109,28 @@ def dagster_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get() if _optional("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
 
 
-def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, model: str | None = None) -> Settings:
+def read_workers(given: Workers) -> Workers:
+    """Read what the environment says of the workers; what is given goes before it.
+
+    Raises:
+        ConfigurationError: a value is wrong.
+    """
+    return Workers(
+        decode_workers=given.decode_workers or _value("CPLLM_DECODE_WORKERS", _count),
+        model_workers=given.model_workers or _value("CPLLM_MODEL_WORKERS", _count),
+        model_gpus=_value("CPLLM_MODEL_GPUS", _gpus) if given.model_gpus is None else _gpus(str(given.model_gpus)),
+        batch_size=given.batch_size or _value("CPLLM_BATCH_SIZE", _count),
+        precision=given.precision or _value("CPLLM_PRECISION", _precision),
+    )
+
+
+def read_settings(
+    *,
+    catalog_uri: str | None = None,
+    lake: str | None = None,
+    model: str | None = None,
+    workers: Workers | None = None,
+) -> Settings:
     """Read the environment; what is given goes before it.
 
     Raises:
@@ -119,6 +148,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         catalog_access=catalog_access(),
         exclude=_patterns("CPLLM_EXCLUDE", EXCLUDED),
         largest_loss=_share("CPLLM_LARGEST_LOSS", LARGEST_LOSS),
+        workers=read_workers(workers or Workers()),
     )
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
@@ -178,7 +208,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             "limits": VideoLimits(),
             "model": QualityModel(reference=settings.model, models_dir=settings.models_dir),
             "models": PromotedModels(folder=settings.models_dir),
-            "ray": BatchRay(address=settings.ray_address, keep=keep_ray),
+            "ray": BatchRay(address=settings.ray_address, keep=keep_ray, **asdict(settings.workers)),
         },
         # One process a run, so one start of Ray; Ray's actors are what runs in parallel.
         executor=dg.in_process_executor,
@@ -215,6 +245,38 @@ def _share(name: str, default: float) -> float:
     if not 0 <= share <= 1:
         raise ConfigurationError(f"{name} is {value!r}; give a share from 0 to 1")
     return share
+
+
+def _value(name: str, read: Callable[[str], Value]) -> Value | None:
+    """Read a value that may be missing; one that `read` refuses is named."""
+    value = _optional(name)
+    try:
+        return None if value is None else read(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is {value!r}; give {error}") from None
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise ValueError("a whole number from 1 on")
+    return int(value)
+
+
+def _gpus(value: str) -> float:
+    """Read GPUs of a worker; Ray shares one, and gives several whole."""
+    try:
+        gpus = float(value)
+    except ValueError:
+        gpus = -1.0
+    if not (0 <= gpus <= 1 or (gpus.is_integer() and gpus > 1)):
+        raise ValueError("a share from 0 to 1, or a whole number")
+    return gpus
+
+
+def _precision(value: str) -> Precision:
+    if value not in [*Precision]:
+        raise ValueError(f"one of {', '.join(Precision)}")
+    return Precision(value)
 
 
 def _optional(name: str) -> str | None:

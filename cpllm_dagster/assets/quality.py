@@ -97,7 +97,7 @@ def quality(
     new: Rows = {"scores": [], "descriptions": []}
     if plan.todo:
         ray.require(context)
-        settings = config.batch_settings()
+        settings = config.batch_settings(ray)
         results = score_videos(
             plan.todo, store=catalog.open(), model=model.name, settings=settings, limits=limits.decode_limits()
         )

@@ -6,16 +6,18 @@ imports no torch; a video's bytes meet a decoder only in the sandbox it drives. 
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cpllm_dagster.batch.placement import Precision
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sampling import SamplingSettings
-from cpllm_model.errors import VideoError
+from cpllm_model.errors import ConfigurationError, VideoError
 
 if TYPE_CHECKING:
     from cpllm_model.predictor import Comparison, Description, Rating, VisualTokens
@@ -84,33 +86,49 @@ class ModelWorker:
         model: a checkpoint's name or folder.
         threads: of torch; stated, so that an answer's bits do not depend on the machine's load.
         device: torch device.
+        precision: of matrix products.
     """
 
-    def __init__(self, model: str, threads: int, device: str) -> None:
+    def __init__(self, model: str, threads: int, device: str, precision: Precision = Precision.float32) -> None:
         self._model, self._threads, self._device = model, threads, device
+        self._precision = precision
 
     def prepare(self) -> None:
         """Import torch and load the model.
 
         Raises:
             CheckpointError: it cannot be loaded.
+            ConfigurationError: Ray gave it a GPU that torch cannot use.
         """
         import torch
 
         from cpllm_model.predictor import QualityPredictor
 
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError(
+                f"a model worker has a GPU by Ray, and torch {torch.__version__} can use none on {platform.node()!r}: "
+                "install torch for this GPU there, or set CPLLM_MODEL_GPUS=0"
+            )
         torch.set_num_threads(self._threads)
         self._predictor = QualityPredictor.from_pretrained(self._model, self._device)
 
     def score(self, *samples: VideoSamples) -> list[VideoAnswer]:
         """Rate and describe videos, in order."""
         started = time.monotonic()
-        tokens = self._predictor.encode(samples)
-        answers = zip(self._predictor.rate(tokens), self._predictor.describe_tokens(tokens), tokens, strict=True)
-        found = list(answers)
+        with self._products():
+            tokens = self._predictor.encode(samples)
+            ratings, descriptions = self._predictor.rate(tokens), self._predictor.describe_tokens(tokens)
+        found = list(zip(ratings, descriptions, tokens, strict=True))
         share_s = (time.monotonic() - started) / len(samples)
         return [VideoAnswer(*answer, inference_s=share_s) for answer in found]
 
     def compare(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
         """Compare videos pair by pair, in order."""
-        return self._predictor.compare_tokens(a, b)
+        with self._products():
+            return self._predictor.compare_tokens(a, b)
+
+    def _products(self) -> AbstractContextManager[Any]:
+        """Give the context in which matrices are multiplied as the precision says."""
+        import torch
+
+        return torch.autocast(self._device, torch.bfloat16, enabled=self._precision is Precision.bfloat16)

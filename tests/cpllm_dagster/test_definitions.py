@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from cpllm_dagster.assets.quality import QualityConfig
+from cpllm_dagster.assets.rankings import ComparisonConfig
+from cpllm_dagster.batch.placement import Precision, Workers
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.definitions import build_definitions, read_settings, video_store
 from cpllm_model.errors import ConfigurationError, CPLLMError
@@ -20,7 +24,8 @@ from cpllm_model.errors import ConfigurationError, CPLLMError
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
-    "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
+    "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS", "CPLLM_DECODE_WORKERS",
+    "CPLLM_MODEL_WORKERS", "CPLLM_MODEL_GPUS", "CPLLM_BATCH_SIZE", "CPLLM_PRECISION",
 )  # fmt: skip
 
 
@@ -80,6 +85,12 @@ print(json.dumps({
         ("CPLLM_CATALOG_ACCESS", "public", "CPLLM_CATALOG_ACCESS is 'public'; give one of signed, unsigned"),
         ("CPLLM_LARGEST_LOSS", "some", "CPLLM_LARGEST_LOSS is 'some'"),
         ("CPLLM_LARGEST_LOSS", "30", "a share from 0 to 1"),
+        ("CPLLM_DECODE_WORKERS", "0", "CPLLM_DECODE_WORKERS is '0'; give a whole number from 1 on"),
+        ("CPLLM_MODEL_WORKERS", "many", "CPLLM_MODEL_WORKERS is 'many'"),
+        ("CPLLM_MODEL_GPUS", "1.5", "CPLLM_MODEL_GPUS is '1.5'; give a share from 0 to 1, or a whole number"),
+        ("CPLLM_MODEL_GPUS", "-1", "CPLLM_MODEL_GPUS is '-1'"),
+        ("CPLLM_BATCH_SIZE", "4.0", "CPLLM_BATCH_SIZE is '4.0'"),
+        ("CPLLM_PRECISION", "int8", "CPLLM_PRECISION is 'int8'; give one of float32, bfloat16"),
     ],
 )
 def test_a_missing_or_wrong_value_is_one_sentence(
@@ -123,6 +134,29 @@ def test_what_is_left_out_and_what_may_be_lost_are_settings(environment: pytest.
         assert settings.exclude == expected == video_store(settings).exclude
         catalog = (build_definitions(settings).resources or {})["catalog"]
         assert (tuple(catalog.exclude), catalog.largest_loss) == (expected, 0.5)
+
+
+def test_what_the_environment_says_of_workers_reaches_the_nightly_run(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("DECODE_WORKERS", "6"), ("MODEL_WORKERS", "2"), ("MODEL_GPUS", "0.5"), ("BATCH_SIZE", "32"),
+        ("PRECISION", "bfloat16"),
+    ):  # fmt: skip
+        environment.setenv(f"CPLLM_{name}", value)
+    workers = Workers(6, 2, 0.5, 32, Precision.bfloat16)
+    settings = read_settings()
+    assert settings.workers == workers
+    repository = build_definitions(settings).get_repository_def()
+    # The schedule's requests have no config of their own: a run takes the job's resources and its ops' defaults.
+    ray: Any = (build_definitions(settings).resources or {})["ray"]
+    assert repository.get_job("score_library").resource_defs.keys() >= {"ray"}
+    for config in (QualityConfig(), ComparisonConfig()):
+        batch = config.batch_settings(ray)
+        assert {field.name: getattr(batch, field.name) for field in fields(Workers)} == asdict(workers)
+    # What a person states in the launchpad goes before it, and what is given on the command line, too.
+    assert QualityConfig(model_gpus=0.0, batch_size=1).batch_settings(ray).model_gpus == 0
+    assert read_settings(workers=Workers(model_gpus=0.0, decode_workers=1)).workers == replace(
+        workers, model_gpus=0.0, decode_workers=1
+    )
 
 
 @pytest.mark.parametrize("lake", ["videos", "videos/lake", "videos/../videos/lake"])
