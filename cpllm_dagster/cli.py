@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from cpllm_dagster.batch.placement import Precision, Workers
 from cpllm_model.cli import _shown, _told_in_a_sentence, app, run_and_end
 from cpllm_model.errors import ConfigurationError
 
@@ -54,6 +55,22 @@ def run(
         bool,
         typer.Option("--allow-shrinking", help="Take it as right that the named libraries have lost many videos."),
     ] = False,
+    decode_workers: Annotated[
+        int | None, typer.Option(min=1, help="Most decode workers. [env: CPLLM_DECODE_WORKERS, else one a CPU]")
+    ] = None,
+    model_workers: Annotated[
+        int | None, typer.Option(min=1, help="Most model workers. [env: CPLLM_MODEL_WORKERS, else one a GPU or CPU]")
+    ] = None,
+    model_gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs, or the share of one, a model worker has. [env: CPLLM_MODEL_GPUS, else 1 or 0]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Videos the model sees at once. [env: CPLLM_BATCH_SIZE, else 4 or 16]")
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of weights. [env: CPLLM_PRECISION, else bfloat16 on a GPU]")
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Score libraries now, in this process: catalogue, scores, descriptions, comparisons, rankings.
@@ -67,7 +84,8 @@ def run(
         from cpllm_dagster import definitions, local_runs
         from cpllm_dagster.lake.tables import Lake
 
-        settings = definitions.read_settings(catalog_uri=catalog, lake=lake, model=model)
+        workers = Workers(decode_workers, model_workers, model_gpus, batch_size, precision)
+        settings = definitions.read_settings(catalog_uri=catalog, lake=lake, model=model, workers=workers)
         platform = definitions.build_definitions(settings, keep_ray=True)
         store, tables = definitions.video_store(settings), Lake(settings.lake_uri, settings.s3_endpoint_url)
         libraries = local_runs.libraries_to_run(store, tables, library)
