@@ -1,7 +1,8 @@
-"""The cpllm command: the model's commands and those of the platform, run | retire | sql | report | demo | dev.
+"""The cpllm command: the model's commands, and run | retire | sql | report | metrics | demo | dev of the platform.
 
 Answers go to standard output, what goes on and what went wrong to standard error. Exit status: 0 done, 1 a library
-failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imported by the commands that need them.
+failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imported by the commands that need them;
+the model's commands work where they are not installed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from cpllm_model.cli import _shown, _told_in_a_sentence, app
+from cpllm_dagster.batch.placement import Precision, Workers
+from cpllm_model.cli import _shown, _told_in_a_sentence, app, run_and_end
 from cpllm_model.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import duckdb
+
     from cpllm_dagster.lake.tables import Lake
 
 
@@ -51,6 +55,22 @@ def run(
         bool,
         typer.Option("--allow-shrinking", help="Take it as right that the named libraries have lost many videos."),
     ] = False,
+    decode_workers: Annotated[
+        int | None, typer.Option(min=1, help="Most decode workers. [env: CPLLM_DECODE_WORKERS, else one a CPU]")
+    ] = None,
+    model_workers: Annotated[
+        int | None, typer.Option(min=1, help="Most model workers. [env: CPLLM_MODEL_WORKERS, else one a GPU or CPU]")
+    ] = None,
+    model_gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs, or the share of one, a model worker has. [env: CPLLM_MODEL_GPUS, else 1 or 0]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Videos the model sees at once. [env: CPLLM_BATCH_SIZE, else 4 or 16]")
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of weights. [env: CPLLM_PRECISION, else bfloat16 on a GPU]")
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Score libraries now, in this process: catalogue, scores, descriptions, comparisons, rankings.
@@ -60,11 +80,12 @@ def run(
     """
     if allow_shrinking and not library:
         raise typer.BadParameter("--allow-shrinking needs --library: name those that have shrunk")
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("platform"):
         from cpllm_dagster import definitions, local_runs
         from cpllm_dagster.lake.tables import Lake
 
-        settings = definitions.read_settings(catalog_uri=catalog, lake=lake, model=model)
+        workers = Workers(decode_workers, model_workers, model_gpus, batch_size, precision)
+        settings = definitions.read_settings(catalog_uri=catalog, lake=lake, model=model, workers=workers)
         platform = definitions.build_definitions(settings, keep_ray=True)
         store, tables = definitions.video_store(settings), Lake(settings.lake_uri, settings.s3_endpoint_url)
         libraries = local_runs.libraries_to_run(store, tables, library)
@@ -86,7 +107,7 @@ def retire(
 
     A library that is still in the catalogue comes back with the next run.
     """
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("platform"):
         from cpllm_dagster import definitions, local_runs
 
         tables = _filled_lake(lake, library)
@@ -118,7 +139,7 @@ def sql(
 
     The table to start from is videos: cpllm sql "select file_name, score from videos order by score limit 10"
     """
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("platform"):
         if ddl is not None:
             _print_ddl(ddl, lake)
         elif describe:
@@ -142,7 +163,7 @@ def report(
 
     The page shows pictures that the last run took; --catalog and --model are for those that it did not take.
     """
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("platform"):
         from cpllm_dagster.report.tables import print_library
 
         tables = _filled_lake(lake, *(library or []))
@@ -159,7 +180,7 @@ def report(
 @app.command()
 def demo(videos: Videos = None, work: WorkFolder = Path("work"), verbose: Verbose = False) -> None:
     """Score two libraries of rendered clips, or your own videos, from an embedded S3 server to SQL."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("demo"):
         from cpllm_dagster.demo.commands import run_demo
 
         failed = run_demo(videos, work.resolve(), Console(), "INFO" if verbose else "CRITICAL")
@@ -173,16 +194,56 @@ def dev(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI on the loopback interface.")] = 3000,
 ) -> None:
     """Start the Dagster UI, its daemon and an embedded S3 server with the demo's libraries."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("demo"):
         from cpllm_dagster.demo.commands import run_dev
 
         status = run_dev(videos, work.resolve(), Console(), port)
     raise typer.Exit(status)
 
 
+@app.command("demo-libraries")
+def demo_libraries(
+    work: Annotated[Path, typer.Option("--work", help="Folder where the clips are rendered.")] = Path("work"),
+) -> None:
+    """Render the demo's libraries and put them on the S3 server of CPLLM_S3_ENDPOINT_URL."""
+    with _told_in_a_sentence("demo"):
+        from cpllm_dagster import definitions
+        from cpllm_dagster.demo.commands import put_libraries
+
+        endpoint_url = definitions.s3_endpoint_url()
+        if endpoint_url is None:
+            raise ConfigurationError("CPLLM_S3_ENDPOINT_URL is not set: the S3 server that the clips are put on")
+        uploaded = put_libraries(work.resolve(), endpoint_url)
+    Console().print(_shown(f"{uploaded} files are on the S3 server at {endpoint_url}"))
+
+
+@app.command()
+def metrics(
+    lake: LakeUri = None,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9464,
+) -> None:
+    """Serve figures of libraries, runs and daemons to Prometheus, until Ctrl-C.
+
+    Runs and daemons are those of the Dagster instance of DAGSTER_HOME; the code location is asked at DAGSTER_CODE_HOST
+    and DAGSTER_CODE_PORT.
+    """
+    with _told_in_a_sentence("platform"):
+        from cpllm_dagster import definitions
+        from cpllm_dagster.lake.tables import Lake
+        from cpllm_dagster.metrics import PlatformCollector, serve_metrics
+
+        tables = Lake(definitions.lake_uri(lake), definitions.s3_endpoint_url())
+        with definitions.dagster_instance() as instance:
+            collector = PlatformCollector(tables, instance, definitions.code_server())
+            _, wait = serve_metrics(collector, host, port)
+            Console(stderr=True).print(_shown(f"Metrics on http://{host}:{port}/metrics. Ctrl-C ends."))
+            wait()
+
+
 def main() -> None:
     """Run the command."""
-    app()
+    run_and_end()
 
 
 def _filled_lake(uri: str | None, *libraries: str) -> Lake:
@@ -281,9 +342,21 @@ def _ask(lake: Lake, query: str, output: Output, limit: int) -> None:
                 write_answer(answer, output)
         except duckdb.Error as error:
             # Several lines, of which the last points at a place in the one before.
-            for line in f"cpllm: {sentence(error)}".split("\n"):
+            for line in f"cpllm: {sentence(_pointed(connection, query, error))}".split("\n"):
                 Console(stderr=True).print(_shown(line), soft_wrap=True)
             raise typer.Exit(2) from None
+
+
+def _pointed(connection: duckdb.DuckDBPyConnection, query: str, error: duckdb.Error) -> duckdb.Error:
+    """Give the error of a query that names what is not there with the place in the query, which `sql` leaves out."""
+    import duckdb
+
+    if isinstance(error, duckdb.BinderException | duckdb.CatalogException):
+        try:
+            connection.execute(query)
+        except duckdb.Error as found:
+            return found
+    return error
 
 
 def _describe(table_name: str | None, output: Output) -> None:

@@ -2,17 +2,19 @@
 
 In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
 CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_HISTORY_DAYS, CPLLM_SCHEDULE, CPLLM_TIMEZONE,
-CPLLM_STALE_HOURS, CPLLM_OWNERS, CPLLM_ALERT_WEBHOOK, CPLLM_ALERT_MAIL, CPLLM_ALERT_FROM, CPLLM_SMTP_URL, CPLLM_UI_URL
-(AWS credentials come by boto3's usual chain). Out: Dagster definitions. A missing or wrong value is one sentence, when
-definitions load.
+CPLLM_STALE_HOURS, CPLLM_OWNERS, CPLLM_ALERT_WEBHOOK, CPLLM_ALERT_MAIL, CPLLM_ALERT_FROM, CPLLM_SMTP_URL, CPLLM_UI_URL,
+CPLLM_DECODE_WORKERS, CPLLM_MODEL_WORKERS, CPLLM_MODEL_GPUS, CPLLM_BATCH_SIZE, CPLLM_PRECISION (AWS credentials come by
+boto3's usual chain); DAGSTER_HOME, DAGSTER_CODE_HOST, DAGSTER_CODE_PORT. Out: Dagster definitions. A missing or wrong
+value is one sentence, when definitions load.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 import dagster as dg
 
@@ -32,6 +34,7 @@ from cpllm_dagster.automation import (
     score_library,
     train_and_promote,
 )
+from cpllm_dagster.batch.placement import Precision, Workers
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore, lies_inside
 from cpllm_dagster.catalog.s3_client import ACCESS, SIGNED, without_secrets
@@ -54,6 +57,7 @@ from cpllm_model.network import checkpoint
 MOST_DAYS = 36_500
 #: A night and a half: one night may be late.
 STALE_HOURS = 36
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Settings:
         stale_hours: hours without a run after which the tables of libraries count as stale.
         owners: whose the assets are: mail addresses, or teams as in `team:video`.
         alerts: where alerts go.
+        workers: of the batch; what is None follows from the cluster.
     """
 
     catalog_uri: str
@@ -87,6 +92,7 @@ class Settings:
     stale_hours: int = STALE_HOURS
     owners: tuple[str, ...] = ()
     alerts: Alerts = field(default_factory=Alerts)
+    workers: Workers = field(default_factory=Workers)
 
 
 def lake_uri(given: str | None = None) -> str:
@@ -127,7 +133,42 @@ def dagster_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get() if _optional("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
 
 
-def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, model: str | None = None) -> Settings:
+def code_server() -> tuple[str, int] | None:
+    """Return host and port of the code server, or None where definitions are loaded without one.
+
+    Raises:
+        ConfigurationError: the port is none.
+    """
+    host, port = _optional("DAGSTER_CODE_HOST"), _optional("DAGSTER_CODE_PORT")
+    if host is None or port is None:
+        return None
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigurationError(f"DAGSTER_CODE_PORT is {port!r}; give a port")
+    return host, int(port)
+
+
+def read_workers(given: Workers) -> Workers:
+    """Read what the environment says of the workers; what is given goes before it.
+
+    Raises:
+        ConfigurationError: a value is wrong.
+    """
+    return Workers(
+        decode_workers=given.decode_workers or _value("CPLLM_DECODE_WORKERS", _count),
+        model_workers=given.model_workers or _value("CPLLM_MODEL_WORKERS", _count),
+        model_gpus=_value("CPLLM_MODEL_GPUS", _gpus) if given.model_gpus is None else _gpus(str(given.model_gpus)),
+        batch_size=given.batch_size or _value("CPLLM_BATCH_SIZE", _count),
+        precision=given.precision or _value("CPLLM_PRECISION", _precision),
+    )
+
+
+def read_settings(
+    *,
+    catalog_uri: str | None = None,
+    lake: str | None = None,
+    model: str | None = None,
+    workers: Workers | None = None,
+) -> Settings:
     """Read the environment; what is given goes before it.
 
     Raises:
@@ -151,6 +192,7 @@ def read_settings(*, catalog_uri: str | None = None, lake: str | None = None, mo
         stale_hours=_whole("CPLLM_STALE_HOURS", STALE_HOURS, "hours", 1, 24 * MOST_DAYS),
         owners=_owners("CPLLM_OWNERS"),
         alerts=_alerts(),
+        workers=read_workers(workers or Workers()),
     )
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
@@ -229,7 +271,7 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             "limits": VideoLimits(),
             "model": QualityModel(reference=settings.model, models_dir=settings.models_dir),
             "models": PromotedModels(folder=settings.models_dir),
-            "ray": BatchRay(address=settings.ray_address, keep=keep_ray),
+            "ray": BatchRay(address=settings.ray_address, keep=keep_ray, **asdict(settings.workers)),
         },
         # One process a run, so one start of Ray; Ray's actors are what runs in parallel.
         executor=dg.in_process_executor,
@@ -317,6 +359,38 @@ def _described(
         return spec.replace_attributes(freshness_policy=fresh)
 
     return dg.map_asset_specs(describe, assets)
+
+
+def _value(name: str, read: Callable[[str], Value]) -> Value | None:
+    """Read a value that may be missing; one that `read` refuses is named."""
+    value = _optional(name)
+    try:
+        return None if value is None else read(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is {value!r}; give {error}") from None
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise ValueError("a whole number from 1 on")
+    return int(value)
+
+
+def _gpus(value: str) -> float:
+    """Read GPUs of a worker; Ray shares one, and gives several whole."""
+    try:
+        gpus = float(value)
+    except ValueError:
+        gpus = -1.0
+    if not (0 <= gpus <= 1 or (gpus.is_integer() and gpus > 1)):
+        raise ValueError("a share from 0 to 1, or a whole number")
+    return gpus
+
+
+def _precision(value: str) -> Precision:
+    if value not in [*Precision]:
+        raise ValueError(f"one of {', '.join(Precision)}")
+    return Precision(value)
 
 
 def _optional(name: str) -> str | None:

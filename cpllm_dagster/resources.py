@@ -22,6 +22,7 @@ import dagster as dg
 from dagster_ray import LocalRay
 from pydantic import Field, PrivateAttr
 
+from cpllm_dagster.batch.placement import Precision
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.catalog.s3_client import SIGNED
@@ -222,6 +223,21 @@ class BatchRay(LocalRay):
 
     address: str = Field(default="local", description='"local", or the address of a running cluster.')
     keep: bool = Field(default=False, description="Whether Ray outlives the run for the next one in this process.")
+    decode_workers: int | None = Field(default=None, ge=1, description="Most decode workers; empty: one a CPU.")
+    model_workers: int | None = Field(
+        default=None, ge=1, description="Most model workers; empty: one a GPU, without GPUs one a CPU."
+    )
+    model_gpus: float | None = Field(
+        default=None,
+        ge=0,
+        description="GPUs, or the share of one, a model worker reserves; 0: on CPUs; empty: 1 where there are GPUs.",
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Videos the model sees at once; empty: 4 on a CPU, 16 on a GPU."
+    )
+    precision: Precision | None = Field(
+        default=None, description="Of weights and activations; empty: bfloat16 on a GPU, else float32."
+    )
 
     @property
     def ray_address(self) -> str:  # type: ignore[override]

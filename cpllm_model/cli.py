@@ -1,4 +1,4 @@
-"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate.
+"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate | card.
 
 Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
 Exit status: 0 all answered, 1 a video failed, 2 wrong use, 130 interrupted. Torch is imported only when a model is
@@ -58,6 +58,21 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard outpu
 
 #: Width of a segment's bar of five, and of the time that a segment's row begins with.
 BAR_CELLS, SEGMENT_CELLS = 10, 21
+
+
+_ends_with_the_command = False
+
+
+def run_and_end() -> None:
+    """Run the command that this process was started for; it may start without what only longer ones need."""
+    global _ends_with_the_command
+    _ends_with_the_command = True
+    try:
+        app()
+    except SystemExit as ended:
+        if started := sys.modules.get("cpllm_model.network.lean_start"):
+            started.end(ended.code if isinstance(ended.code, int) else 0)
+        raise
 
 
 @dataclass(frozen=True)
@@ -235,7 +250,7 @@ def corpus(
     processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
 ) -> None:
     """Degrade pristine pictures with real encoders into a labelled training corpus; goes on where it was stopped."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("train"):
         from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
         console = Console(stderr=True)
@@ -274,7 +289,7 @@ def manifest(
     ] = 1.0,
 ) -> None:
     """List a rated data set or an instruction set, as you have it on disk, for training and evaluation."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("train"):
         from cpllm_model.training.data.picture_sets import FORMS
         from cpllm_model.training.data.rated import collect, publish
 
@@ -292,12 +307,10 @@ def manifest(
 @app.command()
 def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.yaml is what trained tiny.")]) -> None:
     """Train a model; started again after it was stopped, it goes on."""
-    with _told_in_a_sentence():
-        try:
-            from cpllm_model.training.recipe.config import TrainConfig
-            from cpllm_model.training.recipe.loop import train as train_model
-        except ImportError as error:
-            raise ConfigurationError(f"training needs the extra packages of cpllm[train]: {error}") from None
+    with _told_in_a_sentence("train"):
+        from cpllm_model.training.recipe.config import TrainConfig
+        from cpllm_model.training.recipe.loop import train as train_model
+
         console = Console(stderr=True)
         folder = train_model(TrainConfig.from_yaml(_existing(config)), lambda line: console.print(_shown(line)))
     Console().print(_shown(f"{folder}"))
@@ -327,7 +340,7 @@ def evaluate(
     ] = 0,
 ) -> None:
     """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report."""
-    with _told_in_a_sentence():
+    with _told_in_a_sentence("train"):
         if not data and not stress and not timed:
             raise ConfigurationError("nothing to evaluate on: give --data, or --stress or --timed with a number")
         from cpllm_model.training.evaluation.evaluate import BOOTSTRAP, StressSettings, evaluate_models
@@ -352,13 +365,38 @@ def evaluate(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog="Example: cpllm card work/tiny/model/README.md --evaluation work/report --log work/tiny/train_log.jsonl"
+)
+def card(
+    path: Annotated[Path, typer.Argument(help="The card, Markdown; made if it is not there.")],
+    evaluation: Annotated[list[Path], typer.Option(help="Folder that cpllm evaluate wrote; may be given again.")],
+    log: Annotated[list[Path] | None, typer.Option(help="train_log.jsonl of a run; may be given again.")] = None,
+) -> None:
+    """Write the figures of an evaluation and of a training run into a model card."""
+    with _told_in_a_sentence("train"):
+        from cpllm_model.training.evaluation.card import write_card
+
+        Console().print(_shown(write_card(path, evaluation, log or [])))
+
+
 @contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
-    """Turn the project's own errors into one sentence and exit status 2."""
+def _told_in_a_sentence(extra: str | None = None) -> Iterator[None]:
+    """Turn the project's own errors into one sentence and exit status 2.
+
+    Args:
+        extra: the extra of this package that the command needs; a module that is missing is then such an error, too.
+    """
     try:
         yield
     except CPLLMError as error:
         Console(stderr=True).print(_shown(f"cpllm: {error}"))
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        sentence = f"cpllm: {error.name} is not installed, which this command needs: pip install 'cpllm[{extra}]'"
+        Console(stderr=True).print(_shown(sentence), soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -427,6 +465,10 @@ def _predictor(model: str, device: str | None) -> QualityPredictor:
         )
     # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if _ends_with_the_command:
+        from cpllm_model.network import lean_start
+
+        lean_start.start()
     from transformers.utils import logging
 
     from cpllm_model.predictor import QualityPredictor

@@ -1,31 +1,57 @@
-"""The knobs of Ray work as the UI's launchpad shows them; defaults are those of batch.py."""
+"""The knobs of Ray work as the UI's launchpad shows them.
+
+What is left empty of the workers is what the resource `ray` says (the environment's CPLLM_DECODE_WORKERS and so on),
+and where that says nothing, what the cluster carries. Other defaults are those of supervisor.py.
+"""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import dagster as dg
 from pydantic import Field
 
+from cpllm_dagster.batch.placement import Precision, Workers
 from cpllm_dagster.batch.supervisor import BatchSettings
+from cpllm_dagster.resources import BatchRay
 
 _DEFAULTS = BatchSettings()
 
 
 class BatchConfig(dg.Config):
-    """How work is spread over Ray; the reserved CPUs and GPUs must leave room for one worker of each kind."""
+    """How work is spread over Ray; numbers of workers are fitted to the cluster, at least one of each kind."""
 
-    decode_workers: int = Field(default=_DEFAULTS.decode_workers, ge=1, description="Most decode workers.")
-    decode_cpus: float = Field(default=_DEFAULTS.decode_cpus, ge=0, description="CPUs a decode worker reserves.")
-    model_workers: int = Field(default=_DEFAULTS.model_workers, ge=1, description="Most model workers.")
-    model_cpus: float = Field(default=_DEFAULTS.model_cpus, ge=0, description="CPUs a model worker reserves.")
-    model_gpus: float = Field(
-        default=_DEFAULTS.model_gpus, ge=0, description="GPUs, or the share of one, a model worker reserves."
+    decode_workers: int | None = Field(
+        default=None, ge=1, description="Most decode workers. Empty: CPLLM_DECODE_WORKERS, else one a CPU."
     )
-    batch_size: int = Field(default=_DEFAULTS.batch_size, ge=1, description="Videos the model sees at once.")
+    decode_cpus: float = Field(default=_DEFAULTS.decode_cpus, ge=0, description="CPUs a decode worker reserves.")
+    model_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most model workers. Empty: CPLLM_MODEL_WORKERS, else one a GPU, without GPUs one a CPU.",
+    )
+    model_cpus: float = Field(default=_DEFAULTS.model_cpus, ge=0, description="CPUs a model worker reserves.")
+    model_gpus: float | None = Field(
+        default=None,
+        ge=0,
+        description="GPUs, or the share of one, a model worker reserves; 0 computes on CPUs. "
+        "Empty: CPLLM_MODEL_GPUS, else 1 where the cluster has GPUs.",
+    )
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Videos the model sees at once. Empty: CPLLM_BATCH_SIZE, else 4 on a CPU, 16 on a GPU.",
+    )
+    precision: Precision | None = Field(
+        default=None, description="Of weights. Empty: CPLLM_PRECISION, else bfloat16 on a GPU, float32 on a CPU."
+    )
     pair_batch_size: int = Field(
         default=_DEFAULTS.pair_batch_size, ge=1, description="Pairs the model compares at once."
     )
-    samples_in_memory: int = Field(
-        default=_DEFAULTS.samples_in_memory, ge=1, description="Most videos decoded and not yet answered."
+    samples_in_memory: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most videos decoded and not yet answered. Empty: enough that every worker is busy.",
     )
     decode_deadline_s: float = Field(
         default=_DEFAULTS.decode_deadline_s, gt=0, description="Longest time to fetch and decode one video."
@@ -42,6 +68,9 @@ class BatchConfig(dg.Config):
         default=_DEFAULTS.attempts, ge=1, description="Tries of a video whose workers die or hang before it fails."
     )
 
-    def batch_settings(self) -> BatchSettings:
-        """Give these knobs as the batch takes them."""
-        return BatchSettings(**{name: getattr(self, name) for name in vars(_DEFAULTS)})
+    def batch_settings(self, ray: BatchRay) -> BatchSettings:
+        """Give these knobs as the batch takes them, what is empty as the resource has it."""
+        values = {name: getattr(self, name) for name in vars(_DEFAULTS)}
+        for field in fields(Workers):
+            values[field.name] = getattr(ray if values[field.name] is None else self, field.name)
+        return BatchSettings(**values)

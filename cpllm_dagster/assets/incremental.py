@@ -7,11 +7,13 @@ video (id and ETag) and one model; a failure that may pass is tried again. Pure 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cpllm_dagster.assets.retries import rests, with_columns
 from cpllm_dagster.batch.supervisor import VideoItem
 from cpllm_dagster.lake.rows import places
 from cpllm_dagster.lake.schemas import SCHEMAS
@@ -53,6 +55,7 @@ def plan_quality(
     model_id: str,
     *,
     retry_archived: bool = False,
+    now: datetime | None = None,
 ) -> QualityPlan:
     """Decide what is to be scored.
 
@@ -62,11 +65,13 @@ def plan_quality(
         parts: the same of a broken run.
         model_id: the model that is to answer.
         retry_archived: whether objects that had to be restored are asked for again.
+        now: the time, for failures that are tried again with a back-off.
     """
+    now = now or datetime.now(UTC)
     readable_N = catalog["probe_status"].to_numpy() == "ok"
     same_failure_N = ~readable_N & _failed_alike(before["scores"], catalog, model_id)
-    published_N = readable_N & _answered(before, catalog, model_id, retry_archived)
-    recovered_N = readable_N & _answered(parts, catalog, model_id, retry_archived) & ~published_N
+    published_N = readable_N & _answered(before, catalog, model_id, retry_archived, now)
+    recovered_N = readable_N & _answered(parts, catalog, model_id, retry_archived, now) & ~published_N
     refused_N = ~readable_N & ~same_failure_N
     todo_N = readable_N & ~published_N & ~recovered_N
     versions = catalog.select(["video_id", "etag"])
@@ -97,9 +102,11 @@ def item_of(row: dict) -> VideoItem:
     return VideoItem(row["video_id"], row["uri"], row["etag"], row["size_bytes"])
 
 
-def _answered(tables: dict[str, pa.Table], catalog: pa.Table, model_id: str, retry_archived: bool) -> np.ndarray:
-    """Tell which videos of the catalogue are scored with all companions, or failed for good: bool (N,)."""
-    scores = tables["scores"]
+def _answered(
+    tables: dict[str, pa.Table], catalog: pa.Table, model_id: str, retry_archived: bool, now: datetime
+) -> np.ndarray:
+    """Tell which videos of the catalogue are scored with all companions, or failed for good or for now: bool (N,)."""
+    scores = with_columns(tables["scores"])
     scored_N = _there(scores.filter(pc.field("status") == "ok"), catalog, model_id)
     for name in COMPANIONS:
         scored_N &= _there(tables[name], catalog, model_id)
@@ -107,7 +114,7 @@ def _answered(tables: dict[str, pa.Table], catalog: pa.Table, model_id: str, ret
     restored = pc.field("error_type") == ARCHIVED
     if not retry_archived:  # a row that was never decoded is the catalogue's, which has read the object since
         restored &= pc.field("decode_s").is_null()
-    failed = (pc.field("status") == "failed") & ~transient & ~restored
+    failed = (pc.field("status") == "failed") & (~transient | rests(now)) & ~restored
     return scored_N | _there(scores.filter(failed), catalog, model_id)
 
 

@@ -35,6 +35,7 @@ from cpllm_dagster.assets.incremental import plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.progress import Progress
 from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
+from cpllm_dagster.assets.retries import COSTLY_TYPES, earlier_failures, stated
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
 from cpllm_dagster.lake.rows import places
@@ -114,15 +115,17 @@ def quality(
     new: Rows = {"scores": [], "descriptions": []}
     if plan.todo:
         ray.require(context)
-        settings = config.batch_settings()
+        settings = config.batch_settings(ray)
         results = score_videos(
             plan.todo, store=catalog.open(), model=model.name, settings=settings, limits=limits.decode_limits()
         )
+        earlier = earlier_failures(now["scores"], model_id)
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
         with keeper, closing(results):
             progress = Progress(library, len(plan.todo), context.log.info, context.log.warning)
             for result in results:
                 rows = result_rows(result, model_id, run_id)
+                rows["scores"] = [stated(row, earlier) for row in rows["scores"]]
                 for name, gathered in new.items():
                     gathered += rows.get(name, [])
                 keeper.add(rows)
@@ -295,14 +298,19 @@ def failure_row(item: VideoItem, error: VideoError, model_id: str, run_id: str) 
 
 
 def repeated_failures(rows: list[dict[str, Any]], before: pa.Table, model_id: str) -> dict[str, dict[str, str]]:
-    """Give, by video id, the id and ETag of those that failed as they had failed before: their older row stays."""
+    """Give, by video id, the id and ETag of those that failed as they had failed before: their older row stays.
+
+    Not of failures that are counted: their new row says how often they happened.
+    """
     same = ["video_id", "etag", "model_id", "error_type"]
     failed = before.filter((pc.field("status") == "failed") & (pc.field("model_id") == model_id))
     old = {tuple(row.values()) for row in failed.select(same).to_pylist()}
     return {
         row["video_id"]: {"video_id": row["video_id"], "etag": row["etag"]}
         for row in rows
-        if row["status"] == "failed" and tuple(row[name] for name in same) in old
+        if row["status"] == "failed"
+        and row["error_type"] not in COSTLY_TYPES
+        and tuple(row[name] for name in same) in old
     }
 
 

@@ -15,13 +15,14 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.client import ray as ray_client
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cpllm_model.errors import ConfigurationError, CPLLMError
 
@@ -78,6 +79,7 @@ class _Worker:
     actor: Any
     call: ray.ObjectRef | None
     deadline: float
+    node: str | None
     job: Any = None
     ready: bool = False
     raised: bool = False
@@ -93,12 +95,12 @@ def _signals_unwrapped() -> Iterator[None]:
 
 
 class ActorPool:
-    """A fixed number of actors, all started at once; a context manager, at whose end they are killed.
+    """Actors, all started at once; a context manager, at whose end they are killed.
 
     Args:
         worker: the class; its module is importable on the cluster, or it pickles by value.
         arguments: of its constructor.
-        size: how many.
+        nodes: an id for each, of the node that it goes to first; None leaves the place to Ray.
         start_deadline_s: how long the first of them may take to be ready, waiting for the cluster included.
         resources: what each reserves, as Ray's options: num_cpus, num_gpus.
     """
@@ -108,20 +110,21 @@ class ActorPool:
         worker: type,
         arguments: tuple[Any, ...],
         *,
-        size: int,
+        nodes: Sequence[str | None],
         start_deadline_s: float,
         resources: dict[str, float],
     ) -> None:
         self._kind = worker.__name__
         self._resources = resources
         actor_class: Any = ray.remote(worker)
-        options = actor_class.options(max_restarts=0, max_task_retries=0, **resources)
-        self._launch = lambda: options.remote(*arguments)
+        self._launch = lambda node: actor_class.options(
+            max_restarts=0, max_task_retries=0, **resources, **_at(node)
+        ).remote(*arguments)
         self._start_deadline_s = start_deadline_s
         self._failed_starts = 0
         self._losses_in_a_row = 0
         self._head = _Head()
-        self.workers = [self._start() for _ in range(size)]
+        self.workers = [self._start(node) for node in nodes]
 
     def __enter__(self) -> ActorPool:
         return self
@@ -130,6 +133,15 @@ class ActorPool:
         for worker in self.workers:
             with contextlib.suppress(Exception):  # Ray itself may be gone, and the others still have to die
                 ray.kill(worker.actor)
+
+    def grow(self, count: int) -> None:
+        """Start further actors, which Ray places where there is room, sooner or later."""
+        self.workers += [self._start(None) for _ in range(count)]
+
+    @property
+    def ready(self) -> bool:
+        """Whether an actor is ready for calls."""
+        return any(worker.ready for worker in self.workers)
 
     @property
     def idle(self) -> bool:
@@ -170,10 +182,10 @@ class ActorPool:
         outcomes += [self._expire(calls[call]) for call in running if calls[call].deadline < now]
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _start(self) -> _Worker:
+    def _start(self, node: str | None) -> _Worker:
         self._head.wait()
-        actor = self._launch()
-        return _Worker(actor, actor.prepare.remote(), time.monotonic() + self._start_deadline_s)
+        actor = self._launch(node)
+        return _Worker(actor, actor.prepare.remote(), time.monotonic() + self._start_deadline_s, node)
 
     def _end(self, worker: _Worker) -> Outcome | None:
         job, call = worker.job, worker.call
@@ -239,7 +251,7 @@ class ActorPool:
             message = f"every {self._kind} is lost {when}; the last one: {cause}"
             return Broken(ConfigurationError(message))
         outcome = Lost(worker.job, cause) if worker.ready else None
-        self.workers[self.workers.index(worker)] = self._start()
+        self.workers[self.workers.index(worker)] = self._start(worker.node)
         return outcome
 
 
@@ -269,6 +281,11 @@ class _Head:
                     raise ConfigurationError(f"Ray's head at {self._address} is lost: {error}") from error
                 time.sleep(WAIT_S)
         self._answered_at = time.monotonic()
+
+
+def _at(node: str | None) -> dict[str, Any]:
+    """Give Ray's option for a node; where that is gone, another takes its place."""
+    return {} if node is None else {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 
 
 def _first_line(error: Exception) -> str:

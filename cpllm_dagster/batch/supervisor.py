@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cpllm_dagster.batch.model_stage import ModelStage, Work
+from cpllm_dagster.batch.placement import Placement, Precision, Workers, cluster_nodes, place
 from cpllm_dagster.batch.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer, VideoItem
 from cpllm_model.errors import CPLLMError, VideoError, WorkerLostError
 from cpllm_model.network import checkpoint
@@ -44,30 +45,25 @@ PAIRS_A_MODEL_WORKER = 128
 
 
 @dataclass(frozen=True)
-class BatchSettings:
-    """How work is spread; the defaults suit two cores without a GPU.
+class BatchSettings(Workers):
+    """How work is spread; numbers of workers are fitted to the cluster, and little work starts fewer.
 
     Args:
-        decode_workers, model_workers: processes of each kind at most; little work starts fewer.
-        decode_cpus, model_cpus, model_gpus: what one reserves of the cluster. Keep the sum below what it has:
-            a worker that finds no room never starts. A model worker runs max(1, int(model_cpus)) threads.
-        batch_size: videos a call of the model.
+        decode_cpus, model_cpus: what one worker reserves of the cluster. A model worker runs max(1, int(model_cpus))
+            threads.
         pair_batch_size: pairs a call of the model.
-        samples_in_memory: videos at most that are being decoded, or are decoded and not answered.
+        samples_in_memory: videos at most that are being decoded, or are decoded and not answered; by default what
+            keeps every worker busy.
         decode_deadline_s: for fetching and decoding one video; the sandbox's own deadline lies within it.
         model_deadline_s: for one video or pair; a batch has as many times that.
         start_deadline_s: for the first worker of a kind to be ready, a cluster's scaling up included.
         attempts: how often a video is tried alone whose workers die, hang or raise.
     """
 
-    decode_workers: int = 2
-    model_workers: int = 2
     decode_cpus: float = 0.4
     model_cpus: float = 0.4
-    model_gpus: float = 0.0
-    batch_size: int = 4
     pair_batch_size: int = 32
-    samples_in_memory: int = 16
+    samples_in_memory: int | None = None
     decode_deadline_s: float = 180.0
     model_deadline_s: float = 60.0
     start_deadline_s: float = 300.0
@@ -120,10 +116,19 @@ def score_videos(
     sampling = checkpoint.sampling_settings(model)
     from cpllm_dagster.batch.actor_pool import wait_for
 
-    models = _model_workers(model, settings, len(items) / VIDEOS_A_MODEL_WORKER)
-    with models, _decode_workers((store, sampling, limits), settings, len(items)) as decoders:
-        scoring = _Scoring(items, decoders, models, settings)
+    placement = place(settings, cluster_nodes())
+    models = _model_workers(model, placement, len(items) / VIDEOS_A_MODEL_WORKER)
+    with models, _decode_workers((store, sampling, limits), placement, len(items)) as decoders:
+        scoring = _Scoring(items, decoders, models, placement.settings)
+        to_come = [
+            (models, _at_most(placement.models_to_come, len(items) / VIDEOS_A_MODEL_WORKER, models)),
+            (decoders, _at_most(placement.decoders_to_come, len(items), decoders)),
+        ]
         while scoring.unfinished:
+            if to_come and models.ready and decoders.ready:
+                for pool, count in to_come:
+                    pool.grow(count)
+                to_come = []
             scoring.feed()
             wait_for(models, decoders)
             for result in _taken((models, scoring.scored), (decoders, scoring.decoded)):
@@ -188,7 +193,10 @@ class PairComparer:
         if not pairs:
             return
         if self._pool is None:
-            self._pool = _model_workers(self._model, self._settings, len(pairs) / PAIRS_A_MODEL_WORKER)
+            placement = place(self._settings, cluster_nodes(), decoding=False)
+            most = len(pairs) / PAIRS_A_MODEL_WORKER
+            self._pool = _model_workers(self._model, placement, most)
+            self._pool.grow(_at_most(placement.models_to_come, most, self._pool))
         if self._pool.busy:
             raise RuntimeError("the comparisons of the round before were not read to their end")
         stage = ModelStage(
@@ -235,7 +243,7 @@ class _Scoring:
         self._model = ModelStage(
             models,
             _call_score,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size or 1,
             deadline_s=settings.model_deadline_s,
             attempts=settings.attempts,
             retry=self._decode_again,
@@ -244,7 +252,7 @@ class _Scoring:
     def feed(self) -> None:
         """Give every idle worker work, as far as the samples in memory allow."""
         self._model.feed()
-        room = self._settings.samples_in_memory - self._model.load - self._decoders.busy
+        room = (self._settings.samples_in_memory or 1) - self._model.load - self._decoders.busy
         while self._decoders.idle and self._queue and room > 0:
             video = self._queue.popleft()
             self._decoders.submit(video, self._settings.decode_deadline_s, partial(_call_decode, video))
@@ -321,25 +329,36 @@ def _call_score(batch: list[_Video], actor: Any) -> Any:
     return actor.score.remote(*(video.samples for video in batch))
 
 
-def _decode_workers(arguments: tuple[Any, ...], settings: BatchSettings, work: int) -> ActorPool:
+def _at_most(to_come: int, most_workers: float, pool: ActorPool) -> int:
+    """Give how many further workers the work is worth."""
+    return max(0, min(to_come, math.ceil(most_workers) - len(pool.workers)))
+
+
+def _decode_workers(arguments: tuple[Any, ...], placement: Placement, work: int) -> ActorPool:
     from cpllm_dagster.batch.actor_pool import ActorPool
 
     return ActorPool(
         DecodeWorker,
         arguments,
-        size=min(settings.decode_workers, work),
-        start_deadline_s=settings.start_deadline_s,
-        resources={"num_cpus": settings.decode_cpus},
+        nodes=placement.decode_nodes[:work],
+        start_deadline_s=placement.settings.start_deadline_s,
+        resources={"num_cpus": placement.settings.decode_cpus},
     )
 
 
-def _model_workers(model: str, settings: BatchSettings, most_workers: float) -> ActorPool:
+def _model_workers(model: str, placement: Placement, most_workers: float) -> ActorPool:
     from cpllm_dagster.batch.actor_pool import ActorPool
 
+    settings = placement.settings
     return ActorPool(
         ModelWorker,
-        (model, max(1, int(settings.model_cpus)), "cuda" if settings.model_gpus else "cpu"),
-        size=max(1, min(settings.model_workers, math.ceil(most_workers))),
+        (
+            model,
+            max(1, int(settings.model_cpus)),
+            "cuda" if settings.model_gpus else "cpu",
+            settings.precision or Precision.float32,
+        ),
+        nodes=placement.model_nodes[: max(1, math.ceil(most_workers))],
         start_deadline_s=settings.start_deadline_s,
-        resources={"num_cpus": settings.model_cpus, "num_gpus": settings.model_gpus},
+        resources={"num_cpus": settings.model_cpus, "num_gpus": settings.model_gpus or 0.0},
     )

@@ -6,16 +6,18 @@ imports no torch; a video's bytes meet a decoder only in the sandbox it drives. 
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cpllm_dagster.batch.placement import Precision
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples
 from cpllm_model.decoding.sampling import SamplingSettings
-from cpllm_model.errors import VideoError
+from cpllm_model.errors import ConfigurationError, VideoError
 
 if TYPE_CHECKING:
     from cpllm_model.predictor import Comparison, Description, Rating, VisualTokens
@@ -84,23 +86,31 @@ class ModelWorker:
         model: a checkpoint's name or folder.
         threads: of torch; stated, so that an answer's bits do not depend on the machine's load.
         device: torch device.
+        precision: of weights and activations.
     """
 
-    def __init__(self, model: str, threads: int, device: str) -> None:
+    def __init__(self, model: str, threads: int, device: str, precision: Precision = Precision.float32) -> None:
         self._model, self._threads, self._device = model, threads, device
+        self._precision = precision
 
     def prepare(self) -> None:
         """Import torch and load the model.
 
         Raises:
             CheckpointError: it cannot be loaded.
+            ConfigurationError: Ray gave it a GPU that torch cannot use.
         """
         import torch
 
         from cpllm_model.predictor import QualityPredictor
 
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError(
+                f"a model worker has a GPU by Ray, and torch {torch.__version__} can use none on {platform.node()!r}: "
+                "install torch for this GPU there, or set CPLLM_MODEL_GPUS=0"
+            )
         torch.set_num_threads(self._threads)
-        self._predictor = QualityPredictor.from_pretrained(self._model, self._device)
+        self._predictor = QualityPredictor.from_pretrained(self._model, self._device, self._precision)
 
     def score(self, *samples: VideoSamples) -> list[VideoAnswer]:
         """Rate and describe videos, in order."""

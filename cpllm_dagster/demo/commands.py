@@ -7,6 +7,7 @@ Dagster instance; on the terminal rankings, failures and an answer in SQL. Every
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,8 @@ from cpllm_dagster.report.tables import print_library, print_table
 from cpllm_model.decoding.samples import has_video_name
 from cpllm_model.errors import ConfigurationError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+#: Configuration of Dagster, as it lies beside this module.
+INSTANCE, WORKSPACE = (Path(__file__).with_name(name) for name in ("dagster.yaml", "workspace.yaml"))
 BUCKET = "cpllm-demo"
 QUESTION = (
     "select library, level, count(*) as videos, round(avg(score), 2) as mean_score from scores "
@@ -71,11 +73,11 @@ def run_demo(videos: Path | None, work: Path, console: Console, log_level: str) 
     columns = [column[0] for column in answer.description or []]
     console.print(Text(QUESTION))
     print_table(console, None, columns, answer.fetchall(), limit=30)
-    given = f" VIDEOS={videos}" if videos else ""
+    given = f" {shlex.quote(str(videos))}" if videos else ""
     for line in (
         f"Done in {time.monotonic() - started:.0f} s. The tables are Parquet files under {settings.lake_uri}",
         f"Ask them:    cpllm sql --lake {settings.lake_uri} '{EXAMPLE}'",
-        f"Dagster UI:  make dev{given}   (http://127.0.0.1:3000)",
+        f"Dagster UI:  cpllm dev{given}   (http://127.0.0.1:3000)",
     ):
         console.print(Text(line), soft_wrap=True)
     return failed
@@ -98,7 +100,7 @@ def run_dev(videos: Path | None, work: Path, console: Console, port: int) -> int
     """
     dg_command = Path(sys.executable).with_name("dg")
     if not dg_command.exists():
-        raise ConfigurationError("the development UI needs dagster-dg-cli: pip install 'cpllm[dev]'")
+        raise ConfigurationError("the development UI needs dagster-dg-cli: pip install 'cpllm[demo]'")
     home = dagster_home(work)
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -116,8 +118,8 @@ def run_dev(videos: Path | None, work: Path, console: Console, port: int) -> int
             "CPLLM_LAKE_URI": settings.lake_uri,
             "CPLLM_S3_ENDPOINT_URL": settings.s3_endpoint_url or "",
         }
-        command = [str(dg_command), "dev", "-w", str(CHECKOUT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-        with subprocess.Popen(command, env=environment, cwd=CHECKOUT, start_new_session=True) as process:
+        command = [str(dg_command), "dev", "-w", str(WORKSPACE), "-h", "127.0.0.1", "-p", str(port)]
+        with subprocess.Popen(command, env=environment, cwd=home, start_new_session=True) as process:
             try:
                 process.wait()
             except KeyboardInterrupt:
@@ -173,6 +175,13 @@ def demo_libraries(videos: Path | None, work: Path, console: Console) -> Iterato
         )
 
 
+def put_libraries(work: Path, endpoint_url: str) -> int:
+    """Render the demo's libraries below a folder and put them on an S3 server; gives how many files there are."""
+    source = work / "demo" / "videos"
+    render_libraries(source)
+    return upload_libraries(source, endpoint_url)
+
+
 def upload_libraries(source: Path, endpoint_url: str) -> int:
     """Put the videos below a folder into the demo's bucket, each sub-folder a library; loose files are one more.
 
@@ -195,15 +204,8 @@ def upload_libraries(source: Path, endpoint_url: str) -> int:
 
 
 def dagster_home(work: Path) -> Path:
-    """Make the folder of the Dagster instance and give it; its configuration is the checkout's.
-
-    Raises:
-        ConfigurationError: there is no checkout around this package.
-    """
-    configuration = CHECKOUT / "infra" / "dagster" / "dagster.yaml"
-    if not configuration.is_file():
-        raise ConfigurationError(f"{configuration} is missing: this command runs from a checkout of the project")
+    """Make the folder of the Dagster instance and give it."""
     home = work / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(configuration, home / "dagster.yaml")
+    shutil.copyfile(INSTANCE, home / "dagster.yaml")
     return home

@@ -12,6 +12,8 @@ import pyarrow as pa
 from cpllm_dagster.lake.schemas import KEYS, LOGS, SCHEMAS, SENTENCES, comment, names_as_text, schema
 from cpllm_model.errors import LakeError
 
+#: Trino's procedure for partitions has to be told the schema by name.
+_TRINO_SCHEMA = "cpllm"
 #: What `described` gives of each column.
 COLUMNS = ("table", "column", "type", "null", "meaning")
 LIBRARY = pa.field("library", pa.string(), nullable=False, metadata={b"comment": "Name of the content library."})
@@ -58,7 +60,7 @@ def markdown() -> str:
 
 
 def ddl(engine: str, lake_uri: str) -> str:
-    """Give statements that make the tables known to an engine, in its present database.
+    """Give statements that make the tables known to an engine: to Trino in the schema `cpllm`, else where it is now.
 
     Args:
         engine: athena, trino or spark.
@@ -69,7 +71,8 @@ def ddl(engine: str, lake_uri: str) -> str:
     """
     if set(lake_uri) & set("'\"`\\"):
         raise LakeError(f"{lake_uri!r}: no DDL is written for an address with quotes or backslashes")
-    return "\n\n".join(_STATEMENTS[engine](name, f"{lake_uri.rstrip('/')}/{name}/") for name in SCHEMAS) + "\n"
+    begin = [f"CREATE SCHEMA IF NOT EXISTS {_TRINO_SCHEMA};"] if engine == "trino" else []
+    return "\n\n".join([*begin, *(_STATEMENTS[engine](name, f"{lake_uri.rstrip('/')}/{name}/") for name in SCHEMAS)])
 
 
 def _athena(table_name: str, location: str) -> str:
@@ -94,9 +97,10 @@ def _trino(table_name: str, location: str) -> str:
     given = [*columns(table_name)[1:], LIBRARY]  # Trino wants partition columns last
     listed = _lines(f'"{f.name}" {_trino_type(f.type)} COMMENT {_text(comment(f))}' for f in given)
     return (
-        f'CREATE TABLE IF NOT EXISTS "{table_name}" (\n{listed}\n)\nCOMMENT {_text(SENTENCES[table_name])}\n'
+        f'CREATE TABLE IF NOT EXISTS {_TRINO_SCHEMA}."{table_name}" (\n{listed}\n)\n'
+        f"COMMENT {_text(SENTENCES[table_name])}\n"
         f"WITH (external_location = {_text(location)}, format = 'PARQUET', partitioned_by = ARRAY['library']);\n\n"
-        f"CALL system.sync_partition_metadata(CURRENT_SCHEMA, '{table_name}', 'ADD');"
+        f"CALL system.sync_partition_metadata('{_TRINO_SCHEMA}', '{table_name}', 'ADD');"
     )
 
 

@@ -140,6 +140,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             _STATUS,
             _ERROR_TYPE,
             _ERROR_MESSAGE,
+            _maybe("failed_runs", _count, "Runs so far with a failure that is tried again with a back-off."),
+            _maybe("retry_after", _moment, "Time before which such a video is not tried again; null after the last."),
             _maybe("decode_s", _real, "Seconds spent on fetching and decoding; null if the video was never decoded."),
             _maybe("inference_s", _real, "The video's share of the seconds of its batch in the model."),
             _SCORED_AT,

@@ -6,6 +6,7 @@ these allow: to some frames where sizes of packets tell, else to the segment. De
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,8 +20,9 @@ __all__ = ["Event", "Seen", "events_of", "have_picture"]
 
 #: A burst may reach so far out of a stand-still by which it is explained.
 _SLACK_S = 0.15
-#: From so many stand-stills on that take up such a share of the video, it is a slide show or a screen.
-_SLIDES, _SLIDES_SHARE = 3, 0.5
+#: From so many stand-stills on that take up such a share of the video, with as a rule no more than so many seconds
+#: from one to the next, it is a slide show or a screen.
+_SLIDES, _SLIDES_SHARE, _SLIDES_APART_S = 3, 0.3, 3.0
 #: Looks show the same still picture if they differ by so many codes in the mean.
 _SAME_CODES = 1.0
 #: Events of one kind that are no further apart are one.
@@ -74,7 +76,7 @@ def events_of(
         at most MAX_EVENTS in order of their start; of more, the longest.
     """
     end_s = seen[-1].end_s
-    is_slides = len(stills) >= _SLIDES and sum(s.end_s - s.start_s for s in stills) >= _SLIDES_SHARE * end_s
+    is_slides = _are_slides(stills, end_s)
     found = [("damage", *interval, 1.0) for interval in damage_s]
     for one in seen:
         look, segment = one.look, (one.start_s, one.end_s)
@@ -100,6 +102,14 @@ def events_of(
     events = _merged(Event(*one) for one in clipped if one[1] < one[2])
     longest = sorted(events, key=lambda event: (event.start_s - event.end_s, event.start_s, event.kind))[:MAX_EVENTS]
     return tuple(sorted(longest, key=lambda event: (event.start_s, event.kind)))
+
+
+def _are_slides(stills: Sequence[Still], end_s: float) -> bool:
+    """Tell whether the video stands still again and again, and moves in between for a short time only."""
+    if len(stills) < _SLIDES or sum(still.end_s - still.start_s for still in stills) < _SLIDES_SHARE * end_s:
+        return False
+    apart_s = [after.start_s - before.end_s for before, after in itertools.pairwise(stills)]
+    return sorted(apart_s)[len(apart_s) // 2] <= _SLIDES_APART_S
 
 
 def _still_around(one: Seen, stills: Sequence[Still]) -> Still | None:

@@ -29,7 +29,7 @@ _FLAT = 3
 #: for so many frames, where a key frame codes the same picture anew.
 _STILL_CODES, _STIRRED_CODES, _STIRRED_SHARE, _ANEW_CODES, _ANEW = 0.3, 10, 0.0005, 1.6, 2
 #: A frame is repeated: it differs so little from the one before, while others differ by so much, so many times more.
-_REPEATED_CODES, _MOVED_CODES, _MOVED_TIMES = 0.3, 1.0, 4
+_REPEATED_CODES, _MOVED_CODES, _MOVED_TIMES = 0.8, 1.0, 4
 #: A ground is almost flat within so many codes, in this share of the pixels; writing stands out from it by so many
 #: codes, over such a share, and crosses from ground to writing so often in a line that has some.
 _GROUND_CODES, _GROUND_SHARE, _INK_CODES, _INK_SHARE, _STROKES = 10, 0.8, 48, (0.002, 0.2), 10
@@ -81,27 +81,27 @@ class BurstMeter:
     converter: FrameConverter
     _lumas: list[np.ndarray] = field(default_factory=list)
     _lines: list[np.ndarray] = field(default_factory=list)
-    _rows: np.ndarray | None = None
-    _chroma: tuple[np.ndarray, np.ndarray] | None = None
+    _blank: str | None = None
 
     def add(self, frame: VideoFrame) -> None:
         """Measure the next frame."""
         down, across = (max(1, side // _LINES) for side in (frame.height, frame.width))
-        self._lumas.append(self.converter.codes(frame, 0, down, across))
+        luma_HW = self.converter.codes(frame, 0, down, across)
+        if not self._lumas or self._blank is not None:
+            rows_HW = self.converter.codes(frame, 0, down, 1)
+            u_hw, v_hw = (self.converter.codes(frame, n, max(1, down // 2), max(1, across // 2)) for n in (1, 2))
+            blank = _blank(luma_HW, u_hw, v_hw, rows_HW)
+            # Blank is what all frames are alike: a picture may fade in from black.
+            self._blank = blank if not self._lumas or blank == self._blank else None
+        self._lumas.append(luma_HW)
         if len(self._lines) < 2:
             self._lines.append(self.converter.codes(frame, 0, 1, across))
-        if self._rows is None:
-            self._rows = self.converter.codes(frame, 0, down, 1)
-            chroma_down, chroma_across = max(1, down // 2), max(1, across // 2)
-            u_hw, v_hw = (self.converter.codes(frame, plane, chroma_down, chroma_across) for plane in (1, 2))
-            self._chroma = u_hw, v_hw
 
     def look(self) -> Look:
         """Give what was seen; at least one frame was."""
-        assert self._rows is not None and self._chroma is not None
         first = self._lumas[0]
         if any(luma.shape != first.shape for luma in self._lumas):
-            return Look(_blank(first, *self._chroma, self._rows), False, False, False, False, 0.0, first)
+            return Look(self._blank, False, False, False, False, 0.0, first)
         lumas_THW = np.stack(self._lumas).astype(np.int16)
         changes = np.abs(np.diff(lumas_THW, axis=0))
         changes_T = changes.mean((1, 2))
@@ -110,9 +110,8 @@ class BurstMeter:
         is_anew = (~are_still).sum() <= min(_ANEW, len(are_still) // 3) and changes_T.max(initial=0) <= _ANEW_CODES
         is_still = len(are_still) > 0 and bool(is_anew)
         means_T = lumas_THW.mean((1, 2))
-        blank = _blank(first, *self._chroma, self._rows)
         return Look(
-            blank=None if _becomes_other(first, self._lumas[-1], blank) else blank,
+            blank=self._blank,
             is_still=is_still,
             is_fading=_fades(lumas_THW, means_T),
             is_flickering=_flickers(means_T),
@@ -130,13 +129,6 @@ def _blank(luma_HW: np.ndarray, u_hw: np.ndarray, v_hw: np.ndarray, rows_HW: np.
     if _are_bars(luma_HW, u_hw, v_hw):
         return "bars"
     return "credits" if _is_writing(rows_HW, u_hw, v_hw) else None
-
-
-def _becomes_other(first_HW: np.ndarray, last_HW: np.ndarray, blank: str | None) -> bool:
-    """Tell whether a burst does not end as it begins: a picture fades in from black, or out of it."""
-    if blank not in {"black", "flat"}:
-        return False
-    return bool((np.abs(last_HW.astype(np.int16) - first_HW) > _BLACK - _BLACK_CODE).mean() > 1 - _ALMOST_ALL)
 
 
 def _is_flat(plane: np.ndarray) -> bool:
@@ -157,11 +149,11 @@ def _are_bars(luma_HW: np.ndarray, u_hw: np.ndarray, v_hw: np.ndarray) -> bool:
     u, v = columns[1], columns[2]
     hues = (
         (u < 110) & (v > 122) & (v < 165),
-        (u > 135) & (v < 110),
+        (u > 135) & (v < 90),
         (u < 118) & (v < 118),
         (u > 140) & (v > 140),
         (u < 122) & (v > 165),
-        (u > 165) & (v < 124),
+        (u > 165) & (v > 90) & (v < 124),
     )
     places = [np.flatnonzero(hue) for hue in hues]
     if any(len(place) < 0.05 * len(u) for place in places):

@@ -6,6 +6,7 @@ deserve a look, by stated thresholds. Arithmetic on arrays; sizes and times may 
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,14 +39,14 @@ _LIMITS = 5
 _SAME_SIZE = 0.001
 #: A stretch that stands out lasts that long.
 STILL_S = _LEAST_S = 1.0
-#: Packets before or after a stand-still are that many times larger where the video moves; seconds of them. Of the
+#: Packets before or after a stand-still are that many times larger where the video moves, for so many seconds. Of the
 #: stand-still the mean is taken over this share, without the largest, which refine the picture.
 _MOVES, _BESIDE_S, _OWN_SHARE = 4.0, 1.0, 0.9
 #: Relative change of size that is none, of pictures that are coded by themselves.
 _LEAST_ACTIVITY = 1e-5
 #: A packet so many times larger than the largest of so many before it begins another shot. Bounds are exact to a few
-#: packets: decoding and presentation have another order.
-_CUT, _BEFORE, _NEXT = 5.0, 50, 3
+#: packets: decoding and presentation have another order. For so many seconds after a cut a still picture is refined.
+_CUT, _BEFORE, _NEXT, _REFINED_S, _REFINED_MOST_S = 5.0, 50, 3, 0.5, 1.5
 #: Rates are means over so many seconds, and compared with the median of so many bins around them.
 _BIN_S, _MOST_BINS, _AROUND_BINS = 0.5, 8192, 61
 #: Shares of the rate around from which on a rate is suspicious.
@@ -55,8 +56,8 @@ _STILL_STRENGTH = 100.0
 #: A gap has no frames for so many seconds and usual steps; where more than this share of steps is unusual, the frame
 #: rate varies by intent.
 _GAP_S, _GAP_STEPS, _UNUSUAL_SHARE = 0.4, 5, 0.02
-#: A look into a stretch begins that long after it does: its bounds are exact to a few frames.
-_SETTLE_S = 0.2
+#: A look into a stretch begins that long after it does, and that share of it: its bounds are exact to a few frames.
+_SETTLE_S, _SETTLE_SHARE, _SETTLE_MOST_S = 0.2, 0.2, 1.0
 #: Share of the distances between key frames that are alike in a regular grid; a key frame nearer to the one before
 #: than this share of the longest distance is off the grid.
 _GRID_SHARE, _GRID_SLACK = 0.8, 0.95
@@ -167,34 +168,51 @@ class Packets:
         for a, b in _runs(level <= limit):
             if ends_s[b - 1] - times[a] < STILL_S:
                 continue
-            before = activity[np.searchsorted(times, times[a] - _BESIDE_S) : a]
-            after = activity[b : np.searchsorted(times, times[b - 1] + _BESIDE_S)]
-            own = np.sort(activity[a:b])[: max(1, int((b - a) * _OWN_SHARE))]
-            beside = [side.mean() / max(own.mean(), _LEAST_ACTIVITY) for side in (before, after) if len(side) > _NEXT]
+            own = np.sort(activity[a:b])[: max(1, int((b - a) * _OWN_SHARE))].mean()
+            beside = []
+            for side in (-1, 1):
+                edge_s = times[a] if side < 0 else ends_s[b - 1]
+                edges = np.searchsorted(times, np.sort(edge_s + side * _BESIDE_S * np.array([0, 0.5, 1])))
+                halves = [activity[i:j] for i, j in itertools.pairwise(np.clip(edges, 0, a) if side < 0 else edges)]
+                # A shot that stands still is refined for a while after its cut: both halves have to move.
+                if all(len(half) > 1 for half in halves) and 0 <= edge_s + side * _BESIDE_S <= self.end_s:
+                    beside.append(min(half.mean() for half in halves) / max(own, _LEAST_ACTIVITY))
             first, last = int(plain[a]), int(plain[b - 1]) + 1
             first -= bool(first and self.is_key[first - 1])
-            earlier = self.size_bytes[plain[max(0, a - _BEFORE) : a]]
-            is_apart = self._begins_shot(first, earlier) if a else self._begins_shot(last)
+            is_apart = self._begins_shot(first, by_size=True) if a else self._begins_shot(last, by_size=False)
             yield Still(
                 first,
                 last,
                 self.after(first),
                 float(ends_s[b - 1]),
-                moves=max(beside, default=0.0) > _MOVES,
+                moves=bool(max(beside, default=0.0) > _MOVES),
                 is_apart=is_apart,
                 contrast=float(min(beside, default=0.0)),
                 limit=limit,
             )
 
-    def _begins_shot(self, number: int, before_bytes: np.ndarray | None = None) -> bool:
-        """Tell whether another shot begins with a packet or one of those next to it, by keys or by leaping sizes."""
-        near = np.arange(max(0, number - _NEXT), min(len(self.ticks), number + _NEXT + 1))
-        if np.isin(near, self._off_grid).any():
-            return True
-        if before_bytes is None or len(before_bytes) <= _NEXT:
-            return False
-        leaping = near[~self.is_key[near]]
-        return bool((self.size_bytes[leaping] > _CUT * before_bytes[:-_NEXT].max()).any())
+    def _begins_shot(self, number: int, by_size: bool) -> bool:
+        """Tell whether another shot begins with a packet, or shortly before: a still picture is refined after its cut.
+
+        A cut is a key frame off the grid or, if asked, a packet far larger than those before. From one further back on,
+        sizes have to decline.
+        """
+        plain = self._plain
+        since_s = self.after(number) - np.array([_REFINED_MOST_S, _REFINED_S])
+        earliest, near = (min(int(at), number - _NEXT) for at in np.searchsorted(self.time_s, since_s))
+        last = min(len(self.ticks), number + _NEXT + 1)
+        cuts = [int(key) for key in self._off_grid if max(0, earliest) <= key < last]
+        if by_size:
+            a, b = np.searchsorted(plain, (max(0, earliest), last))
+            for at in range(max(a, _NEXT + 1), b):
+                before_bytes = self.size_bytes[plain[max(0, at - _BEFORE) : at]]
+                if self.size_bytes[plain[at]] > _CUT * before_bytes.max():
+                    cuts.append(int(plain[at]))
+        if not cuts or max(cuts) >= near:
+            return bool(cuts)
+        since = self.size_bytes[plain[np.searchsorted(plain, max(cuts) + 1) : np.searchsorted(plain, number)]]
+        third = len(since) // 3
+        return third > 0 and bool(since[:third].mean() >= 2 * since[-third:].mean())
 
     def leaps(self) -> list[tuple[int, int, float]]:
         """Find where the rate is far below or above that around, key frames apart.
@@ -258,7 +276,8 @@ class Packets:
         keys = np.flatnonzero(self.is_key)
         for first, last, strength in candidates:
             start_s, end_s = self.after(first), self.after(last)
-            settled = int(np.searchsorted(self.time_s, start_s + _SETTLE_S))
+            settle_s = min(max(_SETTLE_S, _SETTLE_SHARE * (end_s - start_s)), _SETTLE_MOST_S)
+            settled = int(np.searchsorted(self.time_s, start_s + settle_s))
             if not first < settled < last:
                 continue
             a, b = int(self.ticks[first]), int(self.ticks[last]) if last < len(self.ticks) else end
@@ -305,9 +324,15 @@ def index_rows(video: OpenVideo) -> np.ndarray | None:
         return None
     row = operator.attrgetter("pos", "timestamp", "size", "flags")
     rows = np.fromiter(map(row, entries), np.dtype((np.int64, 4)), len(entries))
+    return rows if is_sound(rows) else None
+
+
+def is_sound(rows: np.ndarray) -> bool:
+    """Tell whether the packets of an index can be where it says: each has a place, and none overlaps the next."""
     places, sizes = rows[np.argsort(rows[:, 0], kind="stable")][:, [0, 2]].T
-    is_sound = len(rows) and places[0] >= 0 and (sizes >= 0).all() and (places[:-1] + sizes[:-1] <= places[1:]).all()
-    return rows if is_sound else None
+    return len(rows) > 0 and bool(
+        places[0] >= 0 and (sizes >= 0).all() and (sizes[:-1] <= np.diff(places.astype(np.float64))).all()
+    )
 
 
 def read_rows(video: OpenVideo) -> np.ndarray | None:

@@ -82,9 +82,10 @@ def divide(
     looks = max(min(looks + len(chosen), most_looks) - len(chosen), len(gaps))
     found = list(chosen)
     for (a, b), share in zip(gaps, _shares([b - a for a, b in gaps], looks), strict=True):
-        pieces = _moved_to_cuts(
-            _even(a, b, min(share, max(1, (b - a) // least)) if chosen else share, fits), fits, cuts
-        )
+        if chosen:
+            share = min(share, max(1, (b - a) // least))
+        pieces = _even(a, b, share, fits) if chosen else segment_bounds(a, b, share)
+        pieces = _moved_to_cuts(pieces, fits, cuts)
         found += [Segment(a, b, a, _longest_shot(a, b, cuts)) for a, b in pieces]
     return sorted(found, key=lambda segment: segment.start)
 

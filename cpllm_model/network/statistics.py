@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
@@ -97,55 +97,57 @@ def _statistics(planes_KFB3PP: torch.Tensor) -> dict[str, torch.Tensor]:
     fragments = planes_KFB3PP.shape[1]
     luma_BNPP = planes_KFB3PP[:, :, :, 0].movedim(2, 0).flatten(1, 2).float()
     chroma_2N2PP = planes_KFB3PP[:, :, :2, 1:].movedim(2, 0).flatten(1, 2).float()
-    first, last, chroma = luma_BNPP[0], luma_BNPP[-1], chroma_2N2PP[0]
-    middle = len(luma_BNPP) // 2
-    step, late_step = luma_BNPP[1] - first, luma_BNPP[middle] - luma_BNPP[middle - 1]
-    halved = [first]
-    while len(halved) < SCALES:
-        halved.append(functional.avg_pool2d(halved[-1], 2))
-    histogram = _histogram(first)
-    profile, last_profile, step_profile = (_profile(picture) for picture in (first, last, step))
+    chroma = chroma_2N2PP[0]
+    step_BNPP = luma_BNPP[1:] - luma_BNPP[:-1]
+    size_BNPP = step_BNPP.abs()
+    # What is asked of several pictures is asked once, of all: a kernel costs more to start than to run.
+    pictures = torch.stack([luma_BNPP[-1], luma_BNPP[0], step_BNPP[0], step_BNPP[len(luma_BNPP) // 2 - 1]])
+    first, half = pictures[1], functional.avg_pool2d(pictures[1], 2)
+    profiles = _profile(pictures[:3])
+    histograms = _histogram(torch.stack([first, chroma[:, 0], chroma[:, 1]]))
+    last_block_grid, block_grid = _block_grid(profiles[:2])
+    last_flatness, flatness = _flatness(pictures[:2])
+    contrast, change_contrast = _local_contrast(pictures[1:3])
+    power, change_power = _power(pictures[1:3])
+    last_edges, edges = _edges(pictures[:2])
+    chroma_detail, chroma_change = _chroma_detail(torch.stack([chroma, chroma_2N2PP[1] - chroma]))
+    last_grid_steps, grid_steps, change_grid_steps = _grid_steps(profiles)
+    last_detail, detail, change_detail, late_change_detail = _detail_by_contrast(_dct_blocks(pictures, fragments))
     by_fragment = {
-        "tone": _tone(histogram),
+        "tone": _tone(histograms[0]),
         "colour": _colour(chroma),
-        "gradients": _gradients(halved),
-        "spectrum": _spectrum(first, axes=True),
-        "spectrum of change": _spectrum(step, axes=False),
-        "block grid": _block_grid(profile),
-        "block grid of last frame": _block_grid(last_profile),
-        "flatness": _flatness(first),
-        "flatness of last frame": _flatness(last),
-        "local contrast": _local_contrast(first),
-        "local contrast of change": _local_contrast(step),
+        "gradients": _gradients(first),
+        "spectrum": _spectrum(power, axes=True),
+        "spectrum of change": _spectrum(change_power, axes=False),
+        "block grid": block_grid,
+        "block grid of last frame": last_block_grid,
+        "flatness": flatness,
+        "flatness of last frame": last_flatness,
+        "local contrast": contrast,
+        "local contrast of change": change_contrast,
         "mscn": _mscn(first),
-        "mscn of half size": _mscn(halved[1]),
-        "changes": _changes(luma_BNPP),
+        "mscn of half size": _mscn(half),
+        "changes": _changes(luma_BNPP, step_BNPP, size_BNPP),
     }
     local = {
-        "edges": _edges(first),
-        "edges of last frame": _edges(last),
-        "edges of half size": _edges(halved[1]),
-        "chroma detail": _chroma_detail(chroma),
-        "chroma detail of change": _chroma_detail(chroma_2N2PP[1] - chroma),
+        "edges": edges,
+        "edges of last frame": last_edges,
+        "edges of half size": _edges(half),
+        "chroma detail": chroma_detail,
+        "chroma detail of change": chroma_change,
         "persistence": _persistence(luma_BNPP),
-        "grid steps": _grid_steps(profile),
-        "grid steps of last frame": _grid_steps(last_profile),
-        "grid steps of change": _grid_steps(step_profile),
+        "grid steps": grid_steps,
+        "grid steps of last frame": last_grid_steps,
+        "grid steps of change": change_grid_steps,
     }
-    first_blocks, last_blocks, step_blocks, late_step_blocks = (
-        _dct_blocks(picture, fragments) for picture in (first, last, step, late_step)
-    )
-    order, last_order = _by_contrast(first_blocks), _by_contrast(last_blocks)
-    histograms = [histogram, *(_histogram(plane) for plane in chroma.unbind(1))]
     return {
         **_pooled(by_fragment, fragments, ("mean", "spread")),
-        "combs": _combs(histograms, fragments),
-        "rhythm": _rhythm(luma_BNPP, fragments),
-        "detail by contrast": _detail_by_contrast(first_blocks, order),
-        "detail by contrast of last frame": _detail_by_contrast(last_blocks, last_order),
-        # Blocks of differences are ordered by the contrast of what they belong to.
-        "detail by contrast of change": _detail_by_contrast(step_blocks, order),
-        "detail by contrast of late change": _detail_by_contrast(late_step_blocks, order),
+        "combs": _comb(histograms.unflatten(1, (-1, fragments)).mean(2)).movedim(0, 1).flatten(1),
+        "rhythm": _rhythm(size_BNPP, fragments),
+        "detail by contrast": detail,
+        "detail by contrast of last frame": last_detail,
+        "detail by contrast of change": change_detail,
+        "detail by contrast of late change": late_change_detail,
         **_pooled(local, fragments, ("mean", "spread", "least", "most")),
         "pulse": _pulse(luma_BNPP, fragments),
     }
@@ -167,10 +169,12 @@ def _log(x: torch.Tensor) -> torch.Tensor:
     return torch.log(x + 0.01)
 
 
-def _share(comparison: Callable[..., torch.Tensor], values: torch.Tensor, limit: float) -> torch.Tensor:
-    """Give the share of the last two axes for which a comparison (torch.gt, say) with a limit holds."""
+def _share(
+    comparison: Callable[..., torch.Tensor], values: torch.Tensor, limit: float, axes: tuple[int, ...] = (-2, -1)
+) -> torch.Tensor:
+    """Give the share over axes for which a comparison (torch.gt, say) with a limit holds."""
     # Where a comparison writes numbers, not booleans, it is vectorised on a CPU: ten times faster.
-    return comparison(values, limit, out=torch.empty_like(values)).mean((-2, -1))
+    return comparison(values, limit, out=torch.empty_like(values)).mean(axes)
 
 
 def _deviation(values: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
@@ -179,27 +183,22 @@ def _deviation(values: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return torch.linalg.vector_norm(centred, dim=axes) / math.sqrt(math.prod(values.shape[axis] for axis in axes))
 
 
-def _both_ways(picture_NPP: torch.Tensor) -> torch.Tensor:
-    """Give pictures and, after them, the same with rows and columns changed, (2 N, P, P): one code for both ways."""
-    return torch.cat([picture_NPP, picture_NPP.mT])
+def _both_ways(picture: torch.Tensor) -> torch.Tensor:
+    """Give pictures beside the same with rows and columns changed, (..., 2, P, P): one code for both ways."""
+    return torch.stack([picture, picture.mT], -3)
 
 
-def _join_ways(values: torch.Tensor) -> torch.Tensor:
-    """Give the numbers (2 N, S) of both ways beside each other, (N, 2 S)."""
-    return torch.cat(values.chunk(2), 1)
+def _profile(picture: torch.Tensor) -> torch.Tensor:
+    """Give the mean size of the steps between neighbours at each place, both ways, (..., 2, P - 1)."""
+    ways = _both_ways(picture)
+    return (ways[..., 1:] - ways[..., :-1]).abs().mean(-2)
 
 
-def _profile(picture_NPP: torch.Tensor) -> torch.Tensor:
-    """Give the mean size of the steps between neighbours at each place, both ways, (2 N, P - 1)."""
-    ways = _both_ways(picture_NPP)
-    return (ways[..., 1:] - ways[..., :-1]).abs().mean(1)
-
-
-def _histogram(plane_NPP: torch.Tensor) -> torch.Tensor:
-    """Give the share of each code, (N, 256)."""
-    codes = plane_NPP.flatten(1).long().clamp(0, CODES - 1)
-    counts = torch.zeros(len(codes), CODES, device=codes.device)
-    return counts.scatter_add_(1, codes, torch.ones_like(codes, dtype=counts.dtype)) / codes.shape[1]
+def _histogram(plane: torch.Tensor) -> torch.Tensor:
+    """Give the share of each code, (..., 256)."""
+    codes = plane.flatten(-2).long().clamp(0, CODES - 1)
+    counts = torch.zeros(*codes.shape[:-1], CODES, device=codes.device)
+    return counts.scatter_add_(-1, codes, torch.ones_like(codes, dtype=counts.dtype)) / codes.shape[-1]
 
 
 def _tone(histogram: torch.Tensor) -> torch.Tensor:
@@ -225,14 +224,15 @@ def _colour(chroma_N2PP: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _gradients(halved: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Describe the steps of pictures, each of half the size of the one before."""
-    found = []
-    for picture in halved:
-        for gradient in (picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]):
-            mean = gradient.abs().mean((1, 2))
-            found += [_log(mean), _log(gradient.square().mean((1, 2)).sqrt()) - _log(mean)]
-    return torch.stack(found, 1)
+def _gradients(luma_NPP: torch.Tensor) -> torch.Tensor:
+    means, squares = [], []
+    for _ in range(SCALES):
+        for gradient in (luma_NPP[:, :, 1:] - luma_NPP[:, :, :-1], luma_NPP[:, 1:] - luma_NPP[:, :-1]):
+            means.append(gradient.abs().mean((1, 2)))
+            squares.append(gradient.square().mean((1, 2)))
+        luma_NPP = functional.avg_pool2d(luma_NPP, 2)
+    mean, root = _log(torch.stack(means, 1)), _log(torch.stack(squares, 1).sqrt())
+    return torch.stack([mean, root - mean], 2).flatten(1)
 
 
 @functools.cache
@@ -251,85 +251,91 @@ def _spectral_bins(side: int, *, axes: bool) -> torch.Tensor:
     return torch.stack([mask.float().flatten() / max(1.0, float(mask.sum())) for mask in masks], 1)
 
 
-def _spectrum(luma_NPP: torch.Tensor, *, axes: bool) -> torch.Tensor:
-    side = luma_NPP.shape[-1]
-    window = torch.hann_window(side, periodic=False, device=luma_NPP.device)
-    centred = luma_NPP - luma_NPP.mean((1, 2), keepdim=True)
-    power = torch.view_as_real(torch.fft.rfft2(centred * window[:, None] * window)).square().sum(-1) / side**2
-    return _log(power.flatten(1) @ _spectral_bins(side, axes=axes).to(power.device))
+def _power(luma: torch.Tensor) -> torch.Tensor:
+    """Give the power of each frequency, (..., side * (side // 2 + 1))."""
+    side = luma.shape[-1]
+    window = torch.hann_window(side, periodic=False, device=luma.device)
+    centred = luma - luma.mean((-2, -1), keepdim=True)
+    waves = torch.fft.rfft2(centred * window[:, None] * window)
+    return ((waves.real.square() + waves.imag.square()) / side**2).flatten(-2)
+
+
+def _spectrum(power: torch.Tensor, *, axes: bool) -> torch.Tensor:
+    side = math.isqrt(2 * power.shape[-1])
+    return _log(power @ _spectral_bins(side, axes=axes).to(power.device))
 
 
 def _block_grid(profile: torch.Tensor) -> torch.Tensor:
     """Compare the steps at the best phase of each grid period with the mean step."""
     found = []
     for period in GRID_PERIODS_PX:
-        length = profile.shape[1] // period * period
-        phases = profile[:, :length].unflatten(1, (-1, period)).mean(1)
-        top = phases.topk(2, 1).values
-        mean = phases.mean(1) + 0.1
-        found += [torch.log((top[:, 0] + 0.1) / mean), (top[:, 0] - top[:, 1]) / mean]
-    return _join_ways(torch.stack(found, 1))
+        length = profile.shape[-1] // period * period
+        phases = profile[..., :length].unflatten(-1, (-1, period)).mean(-2)
+        first, second = phases.topk(2).values.unbind(-1)
+        mean = phases.mean(-1) + 0.1
+        found += [torch.log((first + 0.1) / mean), (first - second) / mean]
+    return torch.stack(found, -1).flatten(-2)
 
 
 def _grid_steps(profile: torch.Tensor) -> torch.Tensor:
     """Compare how much steps stand out from their neighbours at the best phase of each grid period."""
-    raised = profile[:, 1:-1] - (profile[:, :-2] + profile[:, 2:]) / 2
-    mean = profile.mean(1) + 0.1
+    raised = profile[..., 1:-1] - (profile[..., :-2] + profile[..., 2:]) / 2
+    mean = profile.mean(-1) + 0.1
     found = []
     for period in (*GRID_PERIODS_PX, 2 * GRID_PERIODS_PX[-1]):
         # A fragment may be smaller than the longest period: then its last phases are not there.
-        phases = functional.pad(raised, (0, -raised.shape[1] % period), value=math.nan)
-        top = phases.unflatten(1, (-1, period)).nanmean(1).nan_to_num(0.0).topk(2, 1).values
-        found += [top[:, 0] / mean, (top[:, 0] - top[:, 1]) / mean]
-    return _join_ways(torch.stack(found, 1))
+        phases = functional.pad(raised, (0, -raised.shape[-1] % period), value=math.nan)
+        first, second = phases.unflatten(-1, (-1, period)).nanmean(-2).nan_to_num(0.0).topk(2).values.unbind(-1)
+        found += [first / mean, (first - second) / mean]
+    return torch.stack(found, -1).flatten(-2)
 
 
-def _flatness(luma_NPP: torch.Tensor) -> torch.Tensor:
+def _flatness(luma: torch.Tensor) -> torch.Tensor:
     found = []
-    for step in (luma_NPP[:, :, 1:] - luma_NPP[:, :, :-1], luma_NPP[:, 1:] - luma_NPP[:, :-1]):
+    for step in (luma[..., 1:] - luma[..., :-1], luma[..., 1:, :] - luma[..., :-1, :]):
         size = step.abs()
         moved = _share(torch.gt, size, 0)
         # Banding has few steps, but each is high.
-        found += [1 - moved, _share(torch.le, size, 1), _log(size.mean((1, 2)) / (moved + 0.01))]
-    bent = luma_NPP[:, :, 2:] - 2 * luma_NPP[:, :, 1:-1] + luma_NPP[:, :, :-2]
-    return torch.stack([*found, _share(torch.eq, bent, 0)], 1)
+        found += [1 - moved, _share(torch.le, size, 1), _log(size.mean((-2, -1)) / (moved + 0.01))]
+    bent = luma[..., 2:] - 2 * luma[..., 1:-1] + luma[..., :-2]
+    return torch.stack([*found, _share(torch.eq, bent, 0)], -1)
 
 
-def _blocks(plane_NPP: torch.Tensor) -> torch.Tensor:
-    """Cut planes into whole blocks, (N, rows, columns, BLOCK_PX, BLOCK_PX)."""
-    side = plane_NPP.shape[-1] // BLOCK_PX * BLOCK_PX
-    return plane_NPP[:, :side, :side].unflatten(2, (-1, BLOCK_PX)).unflatten(1, (-1, BLOCK_PX)).transpose(2, 3)
+def _blocks(plane: torch.Tensor) -> torch.Tensor:
+    """Cut planes into whole blocks, (..., rows, columns, BLOCK_PX, BLOCK_PX)."""
+    side = plane.shape[-1] // BLOCK_PX * BLOCK_PX
+    return plane[..., :side, :side].unflatten(-1, (-1, BLOCK_PX)).unflatten(-3, (-1, BLOCK_PX)).transpose(-3, -2)
 
 
-def _local_contrast(plane_NPP: torch.Tensor) -> torch.Tensor:
+def _local_contrast(plane: torch.Tensor) -> torch.Tensor:
     """Give quantiles of the standard deviation in blocks: the lowest ones are the noise floor."""
-    deviation = _deviation(_blocks(plane_NPP).flatten(1, 2).flatten(2), (2,)).sort(1).values
-    places = [round(share * (deviation.shape[1] - 1)) for share in BLOCK_QUANTILES]
-    return _log(deviation[:, places])
+    deviation = _deviation(_blocks(plane).flatten(-2), (-1,)).flatten(-2).sort().values
+    places = [round(share * (deviation.shape[-1] - 1)) for share in BLOCK_QUANTILES]
+    return _log(deviation[..., places])
 
 
 @functools.cache
 def _window_counts(side: int, reach: int) -> torch.Tensor:
     """Give how many pixels of a picture lie in the window around each, (side, side)."""
-    return _window_sums(torch.ones(1, side, side), reach)[0]
+    return _window_sums(torch.ones(side, side), reach)
 
 
-def _window_sums(plane_NPP: torch.Tensor, reach: int) -> torch.Tensor:
+def _window_sums(plane: torch.Tensor, reach: int) -> torch.Tensor:
     """Sum the pixels up to `reach` to all sides; of whole codes and their squares the sum is exact."""
-    found, side = functional.pad(plane_NPP, (reach,) * 4), plane_NPP.shape[-1]
-    for axis in (1, 2):
+    found, side = functional.pad(plane, (reach,) * 4), plane.shape[-1]
+    for axis in (-1, -2):
         found = functools.reduce(torch.add, (found.narrow(axis, start, side) for start in range(2 * reach + 1)))
     return found
 
 
-def _window_means(plane_NPP: torch.Tensor, reach: int) -> torch.Tensor:
+def _window_means(plane: torch.Tensor, reach: int) -> torch.Tensor:
     """Average the pixels up to `reach` to all sides that lie in the picture."""
-    return _window_sums(plane_NPP, reach) / _window_counts(plane_NPP.shape[-1], reach).to(plane_NPP.device)
+    return _window_sums(plane, reach) / _window_counts(plane.shape[-1], reach).to(plane.device)
 
 
 def _mscn(luma_NPP: torch.Tensor) -> torch.Tensor:
     """Describe the distribution of mean-subtracted, contrast-normalised luma and of its neighbours' products."""
-    mean, square = (_window_means(plane, MSCN_REACH_PX) for plane in (luma_NPP, luma_NPP.square()))
+    mean, square = _window_means(torch.stack([luma_NPP, luma_NPP.square()]), MSCN_REACH_PX)
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     normal = (luma_NPP - mean) / (deviation + 1)
     size = normal.abs()
@@ -343,20 +349,15 @@ def _mscn(luma_NPP: torch.Tensor) -> torch.Tensor:
     return torch.stack([*shares, *pairs, _log(deviation.mean((1, 2)))], 1)
 
 
-def _changes(luma_BNPP: torch.Tensor) -> torch.Tensor:
+def _changes(luma_BNPP: torch.Tensor, step_BNPP: torch.Tensor, size_BNPP: torch.Tensor) -> torch.Tensor:
     """Describe what changes from frame to frame, in order and sorted, and how detail pulses over the burst."""
-    steps = [after - before for before, after in pairwise(luma_BNPP)]
-    sizes = [step.abs() for step in steps]
-    mean = _log(torch.stack([size.mean((1, 2)) for size in sizes], 1))
-    same = torch.stack([_share(torch.lt, size, 0.5) for size in sizes], 1)
-    bent = torch.stack([(after - before).abs().mean((1, 2)) for before, after in pairwise(steps)], 1).mean(1, True)
-    start, middle, end = (
-        _log((frame[..., 1:] - frame[..., :-1]).abs().mean((1, 2)))
-        for frame in (luma_BNPP[0], luma_BNPP[len(luma_BNPP) // 2], luma_BNPP[-1])
-    )
+    bent = _log((step_BNPP[1:] - step_BNPP[:-1]).abs_().mean((0, 2, 3)))
+    mean, same = _log(size_BNPP.mean((2, 3))).T, _share(torch.lt, size_BNPP, 0.5).T
+    over = torch.stack([luma_BNPP[0], luma_BNPP[len(luma_BNPP) // 2], luma_BNPP[-1]])
+    start, middle, end = _log((over[..., 1:] - over[..., :-1]).abs_().mean((2, 3)))
     drift = torch.stack([middle - start, end - start], 1)
     return torch.cat(
-        [mean, mean.sort(1).values, same, same.sort(1).values, _log(bent), drift, mean.std(1, keepdim=True)], 1
+        [mean, mean.sort(1).values, same, same.sort(1).values, bent[:, None], drift, mean.std(1, keepdim=True)], 1
     )
 
 
@@ -377,109 +378,97 @@ def _dct_bands() -> torch.Tensor:
     return torch.stack([mask / mask.sum() for mask in masks], 1)
 
 
-def _dct_blocks(plane_NPP: torch.Tensor, fragments: int) -> torch.Tensor:
-    """Give the coefficients of all blocks of each burst, (K, L, BLOCK_PX ** 2)."""
-    basis = _dct_basis().to(plane_NPP.device)
-    return (basis @ _blocks(plane_NPP) @ basis.T).reshape(len(plane_NPP) // fragments, -1, BLOCK_PX**2)
+def _dct_blocks(picture: torch.Tensor, fragments: int) -> torch.Tensor:
+    """Give the coefficients of all blocks of each burst, (..., K, L, BLOCK_PX ** 2)."""
+    basis = _dct_basis().to(picture.device)
+    found = basis @ _blocks(picture) @ basis.T
+    return found.flatten(-2).unflatten(-4, (-1, fragments)).flatten(-4, -2)
 
 
-def _band_energies(blocks_KLC: torch.Tensor) -> torch.Tensor:
-    return blocks_KLC.square() @ _dct_bands().to(blocks_KLC.device)
+def _detail_by_contrast(blocks_4KLC: torch.Tensor) -> torch.Tensor:
+    """Describe the blocks of the last frame, the first, a change and a later one, (4, K, S), by contrast.
 
-
-def _by_contrast(blocks_KLC: torch.Tensor) -> torch.Tensor:
-    """Give the order (K, L) of blocks by their contrast."""
-    return _band_energies(blocks_KLC)[..., 0].argsort(stable=True, dim=1)
-
-
-def _detail_by_contrast(blocks_KLC: torch.Tensor, order_KL: torch.Tensor) -> torch.Tensor:
-    """Describe blocks in groups as large as each other, in the stated order of contrast.
-
-    Of each group: the mean energy of every band, the spread of all but the lowest, and the share of coefficients that
-    are all but zero.
+    Blocks are taken in groups as large as each other in the order of their contrast; those of changes in the order of
+    the first frame's. Of each group: the mean energy of every band, the spread of all but the lowest, and the share of
+    coefficients that are all but zero.
     """
-    empty = torch.lt(blocks_KLC.abs(), 0.5, out=torch.empty_like(blocks_KLC)).mean(2, keepdim=True)
-    described = torch.cat([_log(_band_energies(blocks_KLC)), empty], 2)
-    described = described.gather(1, order_KL[..., None].expand_as(described))
+    energies = blocks_4KLC.square() @ _dct_bands().to(blocks_4KLC.device)
+    last_order, order = energies[:2, ..., 0].argsort(stable=True, dim=-1)
+    empty = _share(torch.lt, blocks_4KLC.abs(), 0.5, (-1,))[..., None]
+    described = torch.cat([_log(energies), empty], -1)
+    orders = torch.stack([last_order, order, order, order])[..., None].expand_as(described)
     found = []
-    for part in described.tensor_split(CONTRAST_BINS, 1):
-        mean, spread = part.mean(1), _deviation(part[..., 1:-1], (1,))
-        found += [mean[:, :-1], spread, mean[:, -1:]]
-    return torch.cat(found, 1)
+    for part in described.gather(-2, orders).tensor_split(CONTRAST_BINS, -2):
+        mean, spread = part.mean(-2), _deviation(part[..., 1:-1], (-2,))
+        found += [mean[..., :-1], spread, mean[..., -1:]]
+    return torch.cat(found, -1)
 
 
-def _edges(luma_NPP: torch.Tensor) -> torch.Tensor:
+def _edges(luma: torch.Tensor) -> torch.Tensor:
     """Tell how much of the rise over a few pixels the steepest steps make: near 1 is sharp, whatever is shown."""
-    ways, reach = _both_ways(luma_NPP), max(EDGE_SPANS_PX) // 2
-    size = (ways[..., 1:] - ways[..., :-1]).abs()[..., reach:-reach]
-    count, width = max(1, round(EDGE_SHARE * size[0].numel())), size.shape[-1]
-    strongest, places = size.flatten(1).topk(count, 1, sorted=False)
-    flat = ways.flatten(1)
-    # Where in the picture a strongest step begins.
+    ways, reach = _both_ways(luma), max(EDGE_SPANS_PX) // 2
+    size = (ways[..., 1 + reach : -reach] - ways[..., reach : -1 - reach]).abs_()
+    count, width = max(1, round(EDGE_SHARE * size.shape[-1] * size.shape[-2])), size.shape[-1]
+    strongest, places = size.flatten(-2).topk(count, sorted=False)
+    # Where in the whole picture a strongest step begins.
     places = places // width * ways.shape[-1] + places % width + reach
-    found = []
+    codes, found = ways.flatten(-2), []
     for span in EDGE_SPANS_PX:
         start = places - span // 2
-        rise = (flat.gather(1, start + span) - flat.gather(1, start)).abs()
+        rise = (codes.gather(-1, start + span) - codes.gather(-1, start)).abs_()
         share = (strongest / (rise + 2)).clamp(max=3)
-        found += [share.mean(1), share.sort(1).values[:, int(0.8 * (count - 1))]]
-    return _join_ways(torch.stack([*found, _log(strongest.mean(1))], 1))
+        found += [share.mean(-1), share.sort().values[..., int(0.8 * (count - 1))]]
+    return torch.stack([*found, _log(strongest.mean(-1))], -1).flatten(-2)
 
 
-def _chroma_detail(chroma_N2PP: torch.Tensor) -> torch.Tensor:
-    """Describe the steps of chroma, or of its change, over scales; encoders save there first."""
+def _chroma_detail(chroma: torch.Tensor) -> torch.Tensor:
+    """Describe the steps of chroma (..., 2, P, P), or of its change, over scales; encoders save there first."""
     # Chroma has half the size of luma and was repeated.
-    plane, found = chroma_N2PP[..., ::2, ::2], []
+    plane, found = chroma[..., ::2, ::2].contiguous(), []
     for _ in range(CHROMA_SCALES):
         for gradient in (plane[..., 1:] - plane[..., :-1], plane[..., 1:, :] - plane[..., :-1, :]):
             size = gradient.abs()
-            found += [_log(size.mean((2, 3))), _share(torch.lt, size, 0.5)]
-        plane = functional.avg_pool2d(plane, 2)
-    return torch.cat(found, 1)
+            found += [_log(size.mean((-2, -1))), _share(torch.lt, size, 0.5)]
+        plane = functional.avg_pool2d(plane.flatten(0, -4), 2).unflatten(0, chroma.shape[:-3])
+    return torch.cat(found, -1)
 
 
 def _persistence(luma_BNPP: torch.Tensor) -> torch.Tensor:
     """Correlate the fine detail of frames near and far: texture stays where it is or moves, noise is new each time."""
     last = len(luma_BNPP) - 1
-    fine = [
-        (luma - _window_means(luma, 1)).flatten(1) for luma in (luma_BNPP[i] for i in (0, 1, (last + 1) // 2, last))
-    ]
-    pairs = ((fine[0], fine[1]), (fine[0], fine[2]), (fine[0], fine[3]), (fine[1] - fine[0], fine[2] - fine[1]))
+    frames = torch.stack([luma_BNPP[0], luma_BNPP[1], luma_BNPP[(last + 1) // 2], luma_BNPP[last]])
+    start, near, middle, end = (frames - _window_means(frames, 1)).flatten(2)
+    pairs = ((start, near), (start, middle), (start, end), (near - start, middle - near))
     found = [(one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + 1) for one, other in pairs]
     return torch.stack(found, 1)
 
 
 def _pulse(luma_BNPP: torch.Tensor, fragments: int) -> torch.Tensor:
     """Give the fine detail of each frame against the burst's mean: key frames have more."""
-    fine = [
-        (frame[..., 2:] - 2 * frame[..., 1:-1] + frame[..., :-2]).abs().mean((1, 2)) for frame in luma_BNPP.unbind()
-    ]
-    level = _log(torch.stack(fine, 1).unflatten(0, (-1, fragments)).mean(1))
+    fine = luma_BNPP[..., 2:] + luma_BNPP[..., :-2] - 2 * luma_BNPP[..., 1:-1]
+    level = _log(fine.abs_().mean((2, 3)).unflatten(1, (-1, fragments)).mean(2)).T
     return level - level.mean(1, True)
 
 
-def _combs(histograms: Sequence[torch.Tensor], fragments: int) -> torch.Tensor:
-    """Find combs in the histograms (N, 256) of planes: of each burst, plane by plane, (K, S)."""
-    mean_KH256 = torch.stack(histograms, 1).unflatten(0, (-1, fragments)).mean(1)
-    return _comb(mean_KH256.flatten(0, 1)).view(len(mean_KH256), -1)
-
-
 def _comb(histogram: torch.Tensor) -> torch.Tensor:
-    """Find combs in histograms (N, 256): codes that are left out at a regular distance."""
-    rough = [(histogram[:, lag:] - histogram[:, :-lag]).abs().sum(1) for lag in COMB_LAGS]
-    used = (histogram > 0).sum(1)
-    reach = [(histogram.cumsum(1) < share).sum(1) for share in (0.005, 0.995)]
+    """Find combs in histograms (..., 256): codes that are left out at a regular distance."""
+    rough = [(histogram[..., lag:] - histogram[..., :-lag]).abs().sum(-1) for lag in COMB_LAGS]
+    used, below = (histogram > 0).sum(-1), histogram.cumsum(-1)
+    reach = [(below < share).sum(-1) for share in (0.005, 0.995)]
     spectrum = torch.fft.rfft(histogram).abs()
-    bands = [spectrum[:, a:b].amax(1) for a, b in pairwise(COMB_EDGES)]
+    bands = [spectrum[..., a:b].amax(-1) for a, b in pairwise(COMB_EDGES)]
     return torch.cat(
-        [torch.stack([*rough, used / (reach[1] - reach[0] + 1), torch.log1p(used)], 1), _log(torch.stack(bands, 1))], 1
+        [
+            torch.stack([*rough, used / (reach[1] - reach[0] + 1), torch.log1p(used)], -1),
+            _log(torch.stack(bands, -1)),
+        ],
+        -1,
     )
 
 
-def _rhythm(luma_BNPP: torch.Tensor, fragments: int) -> torch.Tensor:
+def _rhythm(size_BNPP: torch.Tensor, fragments: int) -> torch.Tensor:
     """Tell which frames of a burst repeat the one before, over all its fragments."""
-    changed = [_share(torch.gt, (after - before).abs(), 1) for before, after in pairwise(luma_BNPP)]
-    changed_KT = torch.stack(changed, 1).unflatten(0, (-1, fragments)).mean(1)
+    changed_KT = _share(torch.gt, size_BNPP, 1).unflatten(1, (-1, fragments)).mean(2).T
     repeated = (changed_KT < REPEATED_SHARE).float()
     switches = repeated.diff().abs().sum(1)
     relative = torch.log((changed_KT + 1e-3) / (changed_KT.amax(1, True) + 1e-3)) / math.log(10)

@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from tests.bad_videos.files import FRAMES, QUADRANTS
 from tests.bad_videos.inputs import INPUTS
 from tests.bad_videos.streams import Input
 
-SETTINGS = checkpoint.sampling_settings("tiny")
+#: As the bundled model's, but with as many looks as these short clips have room for.
+SETTINGS = replace(checkpoint.sampling_settings("tiny"), look_every_s=0.1, most_looks=4)
 LIMITS = DecodeLimits()
 #: What a decoding process may hold; its whole address space is limited to twice that.
 MEMORY_BYTES = 1 << 30

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from cpllm_dagster.assets.quality import QualityConfig
+from cpllm_dagster.assets.rankings import ComparisonConfig
+from cpllm_dagster.batch.placement import Precision, Workers
 from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.definitions import build_definitions, read_settings, video_store
 from cpllm_model.errors import ConfigurationError, CPLLMError
@@ -23,6 +27,7 @@ VARIABLES = (
     "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
     "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
     "CPLLM_HISTORY_DAYS", "CPLLM_SCHEDULE", "CPLLM_TIMEZONE", "CPLLM_STALE_HOURS", "CPLLM_OWNERS",
+    "CPLLM_DECODE_WORKERS", "CPLLM_MODEL_WORKERS", "CPLLM_MODEL_GPUS", "CPLLM_BATCH_SIZE", "CPLLM_PRECISION",
     "CPLLM_ALERT_WEBHOOK", "CPLLM_ALERT_MAIL", "CPLLM_ALERT_FROM", "CPLLM_SMTP_URL", "CPLLM_UI_URL",
 )  # fmt: skip
 
@@ -94,6 +99,12 @@ print(json.dumps({
         ("CPLLM_ALERT_WEBHOOK", "file:///etc/passwd", "the webhook for alerts is no"),
         ("CPLLM_ALERT_MAIL", "a@b.de; c@d.de", "is no mail address"),
         ("CPLLM_SMTP_URL", "mail.example.com:25", "the mail server is not given as smtp://"),
+        ("CPLLM_DECODE_WORKERS", "0", "CPLLM_DECODE_WORKERS is '0'; give a whole number from 1 on"),
+        ("CPLLM_MODEL_WORKERS", "many", "CPLLM_MODEL_WORKERS is 'many'"),
+        ("CPLLM_MODEL_GPUS", "1.5", "CPLLM_MODEL_GPUS is '1.5'; give a share from 0 to 1, or a whole number"),
+        ("CPLLM_MODEL_GPUS", "-1", "CPLLM_MODEL_GPUS is '-1'"),
+        ("CPLLM_BATCH_SIZE", "4.0", "CPLLM_BATCH_SIZE is '4.0'"),
+        ("CPLLM_PRECISION", "int8", "CPLLM_PRECISION is 'int8'; give one of float32, bfloat16"),
     ],
 )
 def test_a_missing_or_wrong_value_is_one_sentence(
@@ -180,6 +191,29 @@ def test_schedules_and_sensors_are_described(environment: pytest.MonkeyPatch) ->
 
 def sensors() -> list[str]:
     return [sensor.name for sensor in build_definitions(read_settings()).get_repository_def().sensor_defs]
+
+
+def test_what_the_environment_says_of_workers_reaches_the_nightly_run(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("DECODE_WORKERS", "6"), ("MODEL_WORKERS", "2"), ("MODEL_GPUS", "0.5"), ("BATCH_SIZE", "32"),
+        ("PRECISION", "bfloat16"),
+    ):  # fmt: skip
+        environment.setenv(f"CPLLM_{name}", value)
+    workers = Workers(6, 2, 0.5, 32, Precision.bfloat16)
+    settings = read_settings()
+    assert settings.workers == workers
+    repository = build_definitions(settings).get_repository_def()
+    # The schedule's requests have no config of their own: a run takes the job's resources and its ops' defaults.
+    ray: Any = (build_definitions(settings).resources or {})["ray"]
+    assert repository.get_job("score_library").resource_defs.keys() >= {"ray"}
+    for config in (QualityConfig(), ComparisonConfig()):
+        batch = config.batch_settings(ray)
+        assert {field.name: getattr(batch, field.name) for field in fields(Workers)} == asdict(workers)
+    # What a person states in the launchpad goes before it, and what is given on the command line, too.
+    assert QualityConfig(model_gpus=0.0, batch_size=1).batch_settings(ray).model_gpus == 0
+    assert read_settings(workers=Workers(model_gpus=0.0, decode_workers=1)).workers == replace(
+        workers, model_gpus=0.0, decode_workers=1
+    )
 
 
 @pytest.mark.parametrize("lake", ["videos", "videos/lake", "videos/../videos/lake"])

@@ -136,7 +136,7 @@ def test_every_name_is_a_row_and_nothing_lies_outside_the_lake(hostile_run: Host
     lake, folder = hostile_run.lake, hostile_run.folder
     assert lake.libraries() == sorted(LIBRARIES)
     for library in LIBRARIES:
-        for table in ("catalog", "scores"):
+        for table, error_type in (("catalog", "probe_error_type"), ("scores", "error_type")):
             rows = lake.read(table, library)
             assert rows is not None
             found = sorted(key.removeprefix(f"{library}/") for key in rows["key"].to_pylist())
@@ -144,7 +144,7 @@ def test_every_name_is_a_row_and_nothing_lies_outside_the_lake(hostile_run: Host
             assert rows["uri"].to_pylist() == uris
             extra = [f"{name}.mp4" for name in HOSTILE] if library == LIBRARIES[0] else []
             assert found == sorted(["no video.mp4", *extra])
-            assert set(rows["error_type"].to_pylist()) == {"not_a_video"}
+            assert set(rows[error_type].to_pylist()) == {"not_a_video"}
     # Work files, claims and parts are gone; tables lie where they belong, one a library.
     files = [path.relative_to(folder / "lake").parts for path in (folder / "lake").rglob("*") if path.is_file()]
     assert {len(parts) for parts in files} == {3} and {parts[0] for parts in files} == PUBLISHED

@@ -31,7 +31,7 @@ LIBRARY = "films"
 VIDEOS = 60
 #: The assets of one pass of the model.
 QUALITY = ("visual_features", "quality_descriptions", "quality_scores", "score_history", "nights")
-TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings", "videos")
+TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings")
 #: What two runs of the same videos may differ in.
 CIRCUMSTANCES = {"scored_at", "run_id", "decode_s", "inference_s"}
 GONE_S = 15.0

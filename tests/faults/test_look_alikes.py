@@ -78,7 +78,8 @@ class Place:
         """The error type of each video, by its name."""
         rows = self.lake.read(table, "films")
         assert rows is not None
-        return {row["uri"].rpartition("/")[2]: row["error_type"] for row in rows.to_pylist()}
+        name = "probe_error_type" if table == "catalog" else "error_type"
+        return {row["uri"].rpartition("/")[2]: row[name] for row in rows.to_pylist()}
 
 
 @pytest.fixture(scope="module")

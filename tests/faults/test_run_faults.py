@@ -22,7 +22,6 @@ import pytest
 from cpllm_dagster.assets.catalog import CatalogConfig, probe_videos
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.catalog.objects import VideoStore
-from cpllm_dagster.demo.commands import CHECKOUT
 from cpllm_dagster.lake.storage import WORK_FOLDER
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import LakeError
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine, Process
 
 pytestmark = pytest.mark.timeout(1200)
+CHECKOUT = Path(__file__).parents[2]
 SCORES_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+/"
 PAIRS_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+%20comparisons/"
 #: No daemon runs in these tests that would take runs from a queue.

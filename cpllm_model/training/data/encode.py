@@ -83,8 +83,12 @@ def encoder_options(codec: str, crf: float) -> dict[str, Any]:
 
 
 def pipe_input(width_px: int, height_px: int, fps: float) -> Any:
-    """Give the ffmpeg input of raw yuv420p frames that are fed through its standard input."""
-    return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{width_px}x{height_px}", r=fps)
+    """Give the ffmpeg input of raw yuv420p frames that are fed through its standard input.
+
+    Its colours are stated: ffmpeg would take raw frames for another matrix than the output's, and convert them.
+    """
+    size = f"{width_px}x{height_px}"
+    return ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=size, r=fps, **COLOUR)
 
 
 def encode_planes(planes_TJW: np.ndarray, path: Path, fps: float, codec: str, crf: float, **options: Any) -> Path:

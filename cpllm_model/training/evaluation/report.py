@@ -108,10 +108,9 @@ SCENE = (
     ("question", "question"), ("videos", "videos"), ("right", "right"), ("most_frequent", "always the same word"),
 )  # fmt: skip
 TIMED = (
-    ("kind", "stretch"), ("length_s", "length (s)"), ("clips", "clips"), ("found", "found"),
-    ("found_on_clean", "the same on the clean video"), ("overlap", "overlap of what is found"),
-    ("start_off_s", "start off by (s)"), ("end_off_s", "end off by (s)"), ("in_time", "found, ends within 0.5 s"),
-    ("shift", "score moves by (MOS)"), ("falls", "score falls"), ("called_distorted", "called a distortion"),
+    ("kind", "stretch"), ("length_s", "s"), ("clips", "clips"), ("found", "found"), ("found_on_clean", "on clean"),
+    ("found_newly", "newly"), ("overlap", "overlap"), ("start_off_s", "start off"), ("end_off_s", "end off"),
+    ("in_time", "in time"), ("shift", "shift"), ("falls", "falls"), ("called_distorted", "distortion"),
 )  # fmt: skip
 PUBLISHED = (("method", "method"), ("srcc", "SRCC"), ("plcc", "PLCC"), ("source", "source"))
 STYLE = """
@@ -254,6 +253,9 @@ def _timed(found: Mapping[str, Any]) -> str:
         "where at least half of the shorter of both lies in a worse segment, a named distortion or an event. "
         "Intervals are over videos.</p>"
         + _table(["figure", "clips", "value", "bound", ""], bounds)
+        + "<p class=note>On clean: share found at the same place of the clean video; newly: found where that is not. "
+        "Start and end off in s; in time: found with both ends within 0.5 s. Shift and falls: of the whole score "
+        "against the clean video, MOS. Distortion: one is named over the stretch.</p>"
         + _row_table([{**row, "length_s": _length(row["length_s"])} for row in found["stretches"]], TIMED)
     )
 

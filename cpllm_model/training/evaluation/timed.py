@@ -69,6 +69,7 @@ TIMED = pa.schema(
         ("events", pa.list_(pa.string())),
         ("found", pa.float64()),
         ("found_on_clean", pa.float64()),
+        ("found_newly", pa.float64()),
         ("overlap", pa.float64()),
         ("start_off_s", pa.float64()),
         ("end_off_s", pa.float64()),
@@ -138,6 +139,7 @@ BOUNDS = (
 FIGURES = (
     "found",
     "found_on_clean",
+    "found_newly",
     "overlap",
     "start_off_s",
     "end_off_s",
@@ -145,7 +147,7 @@ FIGURES = (
     "shift",
     "falls",
     "called_distorted",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,8 @@ def measure(clip: Clip, said: Said, clean: Said, reference: Said) -> dict[str, f
     columns |= {"found": float(bool(found)), "in_time": 0.0}
     if clip.kind in CHANGES:
         columns["found_on_clean"] = float(bool(found_stretches(clean, clip)))
+        if not columns["found_on_clean"]:
+            columns["found_newly"] = columns["found"]
     if clip.kind in NO_PICTURE:
         # What is named of the clean picture is no fault of what stands in its place.
         columns["called_distorted"] = float(bool(names_over(said, clip.stretch) - names_over(clean, clip.stretch)))

@@ -287,7 +287,7 @@ def test_workers_go_on_without_one_that_always_dies_at_its_start(tmp_path: Path)
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     place = str(tmp_path / "place")
-    with ActorPool(OnlyOne, (place,), size=2, start_deadline_s=60, resources={"num_cpus": 0.1}) as pool:
+    with ActorPool(OnlyOne, (place,), nodes=[None, None], start_deadline_s=60, resources={"num_cpus": 0.1}) as pool:
         while len(pool.workers) == 2:
             wait_for(pool)
             assert pool.collect() == []

@@ -20,7 +20,9 @@ from rich.console import Console
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.demo import commands
 from cpllm_dagster.demo.clips import LIBRARIES
+from cpllm_dagster.demo.embedded_s3 import EmbeddedS3
 from cpllm_dagster.lake.tables import Lake
+from cpllm_dagster.run_launcher import CheckedRunLauncher
 from cpllm_model.errors import ConfigurationError
 from tests.dagster_ui import ask, wait_for
 
@@ -62,9 +64,20 @@ def test_the_demo_is_large_and_varied_enough() -> None:
         assert len({clip.codec for clip in clips}) >= 3
 
 
-def test_the_instance_is_the_one_of_the_checkout(tmp_path: Path) -> None:
+def test_the_instance_is_that_of_infra(tmp_path: Path) -> None:
     with dg.DagsterInstance.from_config(str(commands.dagster_home(tmp_path))) as instance:
         assert not instance.telemetry_enabled
+        assert isinstance(instance.run_launcher, CheckedRunLauncher)
+
+
+def test_the_demos_libraries_are_put_on_a_server_and_again(s3_server: EmbeddedS3, tmp_path: Path) -> None:
+    for library, clips in LIBRARIES.items():  # rendered already
+        (tmp_path / "demo" / "videos" / library).mkdir(parents=True)
+        for clip in clips:
+            (tmp_path / "demo" / "videos" / library / clip.name).write_bytes(b"clip " * 9)
+    for _ in range(2):
+        assert commands.put_libraries(tmp_path, s3_server.endpoint_url) == 28
+    assert VideoStore(f"s3://{commands.BUCKET}/libraries", s3_server.endpoint_url).libraries() == sorted(LIBRARIES)
 
 
 @pytest.mark.slow
@@ -78,7 +91,7 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert answer == [
         (library, status, n) for library in sorted(LIBRARIES) for status, n in (("failed", 2), ("ok", 12))
     ]
-    for expected in ("films: ranking", "user uploads: failures", "mean_score", "make dev"):
+    for expected in ("films: ranking", "user uploads: failures", "mean_score", "cpllm dev"):
         assert expected in first.stdout
     runs = set(lake.connect().execute("select distinct run_id from scores").fetchall())
     again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

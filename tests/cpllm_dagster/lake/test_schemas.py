@@ -61,6 +61,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "status": "ok",
         "error_type": None,
         "error_message": None,
+        "failed_runs": None,
+        "retry_after": None,
         "decode_s": 0.5,
         "inference_s": 0.25,
         "scored_at": NOW,

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -563,3 +564,40 @@ def test_threads_of_a_query_do_not_read_at_each_others_places(tmp_path: Path) ->
     )
     for _ in range(5):
         assert connection.execute(query).fetchall() == [(rows, 0, 0)]
+
+
+def grow(lake: Lake, library: str, day: int, run_id: str) -> None:
+    """Append a night."""
+    at = datetime(2026, 1, day, 2, tzinfo=UTC)
+    row = {name: 0 for name in SCHEMAS["nights"].names if name.startswith("videos_")}
+    row |= {"videos": day, "failed_videos": 0, "failed_share": 0.0, "failures_by_type": [], "unchanged": 0}
+    row |= {"scoring_s": 0.0, "decode_s_sum": 0.0, "inference_s_sum": 0.0}
+    row |= {"run_id": run_id, "recorded_at": at, "model_id": "m"}
+    lake.append("nights", library, [row], recorded_at=at, run_id=run_id, model_id="m")
+
+
+def test_a_table_that_grows_keeps_every_file(lake: Lake) -> None:
+    assert lake.read("nights", "a") is None and lake.read_log("nights", "a", newest=3) is None
+    for library in ("a", LONG_NAMES[0]):
+        for day, run_id in ((2, "../../r 2"), (1, "r1"), (3, "r3"), (3, "r3")):
+            grow(lake, library, day, run_id)
+        found = lake.read("nights", library)
+        assert found is not None and found["run_id"].to_pylist() == ["r1", "../../r 2", "r3"]
+        newest = lake.read_log("nights", library, newest=1, columns=["videos"])
+        assert newest is not None and newest.to_pylist() == [{"videos": 3}]
+    sql = "SELECT library, list(videos ORDER BY recorded_at) FROM nights GROUP BY ALL ORDER BY ALL"
+    assert query(lake, sql) == [("a", [1, 2, 3]), (LONG_NAMES[0], [1, 2, 3])]
+    assert lake.libraries() == sorted(["a", LONG_NAMES[0]])
+    assert (lake.metadata("nights", "a") or {})["run_id"] == "r3"
+
+    assert len(lake.prune_logs("a", datetime(2026, 1, 2, 2, tzinfo=UTC))) == 1
+    assert query(lake, "SELECT videos FROM nights WHERE library = 'a' ORDER BY ALL") == [(2,), (3,)]
+    assert lake.retire("a") == ["nights"]
+    assert lake.libraries() == [LONG_NAMES[0]]
+
+
+def test_growing_and_replacing_are_not_mixed_up(lake: Lake) -> None:
+    with pytest.raises(LakeError, match="nights only grows"):
+        lake.write("nights", "a", [], run_id="r", model_id="m")
+    with pytest.raises(LakeError, match="rankings does not grow"):
+        lake.append("rankings", "a", rows(), recorded_at=datetime.now(UTC), run_id="r", model_id="m")

@@ -17,8 +17,8 @@ from cpllm_model.decoding.sampling import (
     fragment_origins,
     picture_window,
     plan_sampling,
-    segment_bounds,
 )
+from cpllm_model.decoding.segments import Segment, segment_bounds
 
 #: No deadline: machines that share their cores would fail at random.
 properties = hypothesis.settings(deadline=None, max_examples=50)
@@ -96,7 +96,15 @@ def test_segments_are_half_open_and_equal_within_a_tick(start, length, segments)
     lengths = [b - a for a, b in bounds]
     assert max(lengths) - min(lengths) <= 1
     for a, b in bounds:
-        assert b - a < 20 or all(a <= tick < b for tick in context_ticks((a, b), 3))
+        assert b - a < 20 or all(a <= tick < b for tick in context_ticks(segment(a, b), 3))
+
+
+def segment(a, b):
+    return Segment(a, b, a, (a + b) // 2)
+
+
+def even(timeline, segments):
+    return [segment(a, b) for a, b in segment_bounds(timeline.start, timeline.end, segments)]
 
 
 @st.composite
@@ -113,16 +121,16 @@ def timelines(draw) -> Timeline:
 @given(timeline=timelines(), segments=st.integers(1, 5), context_frames=st.integers(1, 4))
 def test_every_segment_shows_its_own_frames_and_all_it_should(timeline, segments, context_frames):
     chosen = settings(most_looks=segments, context_frames=context_frames)
-    bounds = segment_bounds(timeline.start, timeline.end, segments)
-    assume(all(timeline.nth_frame(a, chosen.burst_frames - 1) < b for a, b in bounds))
-    plan = plan_sampling(timeline, segments, chosen)
-    assert plan.bounds == bounds
+    bounds = even(timeline, segments)
+    assume(all(timeline.nth_frame(one.first, chosen.burst_frames - 1) < one.end for one in bounds))
+    plan = plan_sampling(timeline, bounds, chosen)
+    assert plan.segments == bounds
     assert list(plan.runs) == sorted(plan.runs) and set(plan.runs) <= set(timeline.key_ticks)
 
     bursts, contexts = [0] * segments, [0] * segments
     for key, wants in plan.runs.items():
         for want in wants:
-            a, b = bounds[want.segment]
+            a, b = bounds[want.segment].start, bounds[want.segment].end
             last = timeline.nth_frame(want.tick, want.frames - 1)
             assert key <= want.tick and a <= want.tick and last < b
             bursts[want.segment] += want.is_burst
@@ -135,7 +143,7 @@ def test_every_segment_shows_its_own_frames_and_all_it_should(timeline, segments
 def test_enough_key_frames_are_used_as_they_are():
     frames = np.arange(0, 400)
     timeline = Timeline(0, 400, list(range(0, 400, 10)), 1, frames)
-    plan = plan_sampling(timeline, 4, settings())
+    plan = plan_sampling(timeline, even(timeline, 4), settings())
     assert not plan.decodes_on
     assert all(want.tick == key for key, wants in plan.runs.items() for want in wants)
     middle = [want.tick for wants in plan.runs.values() for want in wants if want.is_burst]
@@ -144,7 +152,7 @@ def test_enough_key_frames_are_used_as_they_are():
 
 def test_decoding_on_passes_context_frames_for_nothing():
     timeline = Timeline(0, 400, [0], 1)
-    plan = plan_sampling(timeline, 4, settings())
+    plan = plan_sampling(timeline, even(timeline, 4), settings())
     assert plan.decodes_on and list(plan.runs) == [0]
     assert [want.tick for want in plan.runs[0] if want.is_burst] == [0, 100, 200, 300]
     passed = [want.tick for want in plan.runs[0] if not want.is_burst]

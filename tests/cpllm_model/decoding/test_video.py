@@ -300,7 +300,7 @@ FORMATS = {
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_pixel_formats_show_the_same_picture(clips, form):
-    source = "smptehdbars=s=192x128:r=25:d=1,scale=out_color_matrix=bt709,setparams=colorspace=bt709"
+    source = "smptehdbars=s=192x128:r=25:d=1,hflip,scale=out_color_matrix=bt709,setparams=colorspace=bt709"
     plain = {"vcodec": "libx264", "qp": 0, "pix_fmt": "yuv420p", "colorspace": "bt709"}
     name = "a.mkv"
     expected = sampled(clips(name, source, **plain).read_bytes())

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cpllm_model.network.statistics import _comb, _histogram, burst_statistics, statistic_names
+from cpllm_model.network.statistics import _comb, _histogram, _statistics, burst_statistics, statistic_names
 from cpllm_model.training.data.degradation import apply, split
 from cpllm_model.training.data.distortions import KINDS, LOW_FRAME_RATE, Place, Step
 from cpllm_model.training.data.encode import rgb_to_planes
@@ -53,10 +54,40 @@ def test_the_frame_interval_is_a_statistic(pristine):
     assert torch.equal(slow[:, :-1], fast[:, :-1])
 
 
-def test_bursts_do_not_see_each_other(pristine):
-    one, other = bursts(pristine), bursts(pristine[::-1])
-    together = statistics(torch.cat([one, other]))
-    torch.testing.assert_close(together[1:], statistics(other), atol=1e-4, rtol=1e-4)
+@pytest.fixture(scope="module")
+def three_bursts(pristine):
+    return torch.cat([bursts(planes).byte() for planes in (pristine, pristine[::-1], 255 - pristine)])
+
+
+def test_on_a_cpu_no_bit_depends_on_the_batch(three_bursts):
+    together = statistics(three_bursts)
+    for index, alone in enumerate(three_bursts.split(FRAGMENTS)):
+        assert torch.equal(together[index], statistics(alone)[0])
+    assert torch.equal(statistics(three_bursts.float()), together)
+
+
+def test_bursts_at_once_are_as_one_by_one(three_bursts):
+    at_once = torch.cat([*_statistics(three_bursts.unflatten(0, (-1, FRAGMENTS))).values()], 1)
+    torch.testing.assert_close(at_once, statistics(three_bursts)[:, :-1], atol=1e-5, rtol=1e-5)
+
+
+def test_off_the_cpu_the_number_of_kernels_does_not_grow_with_the_bursts():
+    class Kernels(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    statistics(torch.zeros(FRAGMENTS, 8, 3, 96, 96))  # what is made once, for all calls, is made here
+    counts = []
+    for number in (2, 50):
+        planes = torch.zeros(number * FRAGMENTS, 8, 3, 96, 96, dtype=torch.uint8, device="meta")
+        with Kernels() as kernels:
+            found = burst_statistics(planes, FRAGMENTS, torch.zeros(number, device="meta"))
+        assert found.shape == (number, len(statistic_names(8)))
+        counts.append(kernels.count)
+    assert counts[0] == counts[1] < 1500
 
 
 # A low frame rate is filmed, not made of frames that are there.

@@ -86,7 +86,9 @@ def test_a_bad_stretch_is_found_by_a_worse_segment_or_by_its_name() -> None:
     for other in (said([4.0, 4.0, 3.0, 4.0]), said(named={"noise": [(6.0, 8.0)]}), said(named={"blur": [(8.0, 9.0)]})):
         missed = measure(clip, other, clean, clean)
         assert (missed["found"], missed["in_time"]) == (0, 0) and "overlap" not in missed
-    assert measure(clip, clean, said([4.0, 3.0, 4.0, 4.0]), clean)["found_on_clean"] == 1
+        assert missed["found_newly"] == 0
+    suspected = measure(clip, clean, said([4.0, 3.0, 4.0, 4.0]), clean)
+    assert suspected["found_on_clean"] == 1 and "found_newly" not in suspected and worse["found_newly"] == 1
 
 
 def test_a_freeze_is_found_by_its_event_alone() -> None:
