@@ -151,7 +151,7 @@ def chart_library() -> str:
         import vl_convert
     except ImportError as error:
         raise ConfigurationError(
-            f"the charts of a report need the package vl-convert-python ({error}): pip install vl-convert-python"
+            f"the charts of a report need the package vl-convert-python ({error}): pip install 'cpllm[platform]'"
         ) from None
     # Nothing in it may end the script element that it stands in.
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
