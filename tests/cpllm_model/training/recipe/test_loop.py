@@ -168,6 +168,13 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     ("changes", "words"),
     [
         ({"stages": [{"name": "x", "steps": 0}]}, r"stages\.0\.steps"),
+        ({"stages": []}, r"stages"),
+        ({"stages": [{"name": "x", "steps": 1}] * 2}, r"stages: .*several stages are named x"),
+        ({"stages": [{"name": "../x", "steps": 1}]}, r"stages\.0\.name"),
+        ({"stages": [{"name": "x", "steps": 1, "ema": 1.5}]}, r"stages\.0\.ema"),
+        ({"stages": [{"name": "x", "steps": 1, "warmup_steps": -1}]}, r"stages\.0\.warmup_steps"),
+        ({"cache": {"folder": "x", "margin_px": 15}}, r"cache\.margin_px"),
+        ({"workers": -1}, "workers"),
         ({"learning_rat": 1}, r"learning_rat: Unexpected"),
         ({"model": "no/such/model"}, "neither tiny nor a model folder"),
         ({"model_overrides": {"sizes": 1}}, r"model_overrides\.sizes"),
