@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from cpllm_model.errors import CheckpointError, ConfigurationError
@@ -19,6 +20,8 @@ from cpllm_model.network.processing import CPLLMProcessor
 
 #: Decoder tokens a key frame and a burst of hub-sized encoders are pooled to.
 CONTEXT_TOKENS, PIXEL_TOKENS = 8, 32
+#: Weights that an error names at most.
+NAMED_KEYS = 8
 
 
 def assemble(out: Path, size: str = "base", context: str | None = None, pixel: str | None = None,
@@ -37,14 +40,14 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
 
     Raises:
         ConfigurationError: the size is unknown.
-        CheckpointError: a part cannot be had, or is not of the right kind.
+        CheckpointError: a part cannot be had, is not of the right kind, or lacks weights; names them.
     """
     if size not in HUB_PARTS:
         raise ConfigurationError(f"size {size!r} is not one of {', '.join(HUB_PARTS)}")
     names = [given or default for given, default in zip((context, pixel, text), HUB_PARTS[size], strict=True)]
-    context_encoder = _load(AutoModel, names[0], _vision_config(_load(AutoConfig, names[0])))
-    pixel_encoder = _load(AutoModel, names[1], _vision_config(_load(AutoConfig, names[1])))
-    decoder = _load(AutoModelForCausalLM, names[2])
+    context_encoder = _weights(AutoModel, names[0], _vision_config(_load(AutoConfig, names[0])))
+    pixel_encoder = _weights(AutoModel, names[1], _vision_config(_load(AutoConfig, names[1])))
+    decoder = _weights(AutoModelForCausalLM, names[2], _load(AutoConfig, names[2]))
     tokenizer = _load(AutoTokenizer, names[2])
     if not hasattr(pixel_encoder.config, "num_frames"):
         raise CheckpointError(f"{names[1]!r} is no video encoder: its configuration has no num_frames")
@@ -53,6 +56,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
         context_size_px=_frame_px(context_encoder.config),
         burst_frames=pixel_encoder.config.num_frames,
         mosaic_px=image_px if isinstance(image_px, int) else image_px[0],
+        patch_px=pixel_encoder.config.tubelet_size[1],
     )
     config = CPLLMConfig(
         context_config=context_encoder.config, pixel_config=pixel_encoder.config, text_config=decoder.config,
@@ -60,9 +64,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
         size=size if (context, pixel, text) == (None, None, None) else "custom",
         tie_word_embeddings=bool(decoder.config.tie_word_embeddings), versions=VERSIONS,
     )  # fmt: skip
-    torch.manual_seed(0)  # the projectors' first weights
-    model = CPLLMForVideoQuality(config)
-    model.context_encoder, model.pixel_encoder, model.language_model = context_encoder, pixel_encoder, decoder
+    model = _joined(config, context_encoder, pixel_encoder, decoder)
     processor = CPLLMProcessor(
         tokenizer, context_slots=sampling["context_frames"] * CONTEXT_TOKENS, pixel_slots=PIXEL_TOKENS,
         pixel_input="rgb",
@@ -85,9 +87,35 @@ def _frame_px(config: PreTrainedConfig) -> int:
     return config.image_size
 
 
-def _load(auto: Any, name: str, config: PreTrainedConfig | None = None) -> Any:
-    options = {} if auto in (AutoConfig, AutoTokenizer) else {"use_safetensors": True, "config": config}
+def _joined(config: CPLLMConfig, context: nn.Module, pixel: nn.Module, decoder: nn.Module) -> CPLLMForVideoQuality:
+    """Put loaded parts into a model whose other weights are drawn; no part is made twice."""
+    with torch.device("meta"):
+        model = CPLLMForVideoQuality(config)
+    model.context_encoder, model.pixel_encoder, model.language_model = context, pixel, decoder  # pyright: ignore[reportAttributeAccessIssue]
+    torch.manual_seed(0)
+    for module in (model.context_projector, model.pixel_projector, model.markers):
+        module.to_empty(device="cpu")
+        for part in module.modules():
+            model._init_weights(part)
+    return model
+
+
+def _load(auto: Any, name: str, **options: Any) -> Any:
     try:
         return auto.from_pretrained(name, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{name!r} cannot be loaded as a part: {error}") from error
+
+
+def _weights(auto: Any, name: str, config: PreTrainedConfig) -> Any:
+    """Load a part; transformers would draw at random what its files lack, and only warn."""
+    options = {"use_safetensors": True, "config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, loading = _load(auto, name, **options)
+    for what in ("missing_keys", "mismatched_keys"):
+        # Of a mismatched weight the sizes stand beside the name.
+        if found := sorted(key if isinstance(key, str) else key[0] for key in loading[what]):
+            raise CheckpointError(
+                f"{name!r} cannot be loaded as a {type(model).__name__}: {len(found)} weights are "
+                f"{what.partition('_')[0]}: {', '.join(found[:NAMED_KEYS])}{', …' if len(found) > NAMED_KEYS else ''}"
+            )
+    return model

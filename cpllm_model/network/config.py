@@ -177,12 +177,13 @@ class CPLLMConfig(PreTrainedConfig):
 AutoConfig.register(CPLLMConfig.model_type, CPLLMConfig, exist_ok=True)
 
 
-def hub_sampling(context_size_px: int, burst_frames: int, mosaic_px: int = 288) -> dict[str, Any]:
-    """Give the sampling fields that fit encoders of the stated input sizes, with fragments of 32 px.
+def hub_sampling(context_size_px: int, burst_frames: int, mosaic_px: int = 288, patch_px: int = 18) -> dict[str, Any]:
+    """Give the sampling fields that fit encoders of the stated input sizes, with fragments of 2 x 2 patches.
 
-    The fragment size and the mosaic are FAST-VQA's idea (Wu et al., 2022) at VideoPrism's 288 px.
+    A seam between fragments then lies between patches (36 px x 8 for VideoPrism's 18 px patches). The fragments and
+    the mosaic are FAST-VQA's idea (Wu et al., 2022) at VideoPrism's 288 px.
     """
-    fragment_px = 32 if mosaic_px % 32 == 0 else mosaic_px
+    fragment_px = 2 * patch_px if mosaic_px % (2 * patch_px) == 0 else mosaic_px
     return {"look_every_s": 2.5, "most_looks": 8, "context_frames": 3, "context_size_px": context_size_px,
             "burst_frames": burst_frames, "fragment_grid": mosaic_px // fragment_px,
             "fragment_px": fragment_px}  # fmt: skip

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
     ValidationError,
+    field_validator,
 )
 from pydantic.dataclasses import dataclass
 
@@ -57,7 +59,7 @@ class Cache:
 
     folder: Path
     segments: PositiveInt = 2
-    margin_px: int = 16
+    margin_px: Annotated[int, Field(ge=0, multiple_of=2)] = 16
     views: PositiveInt = 2
     max_gib: PositiveFloat = 60.0
 
@@ -68,7 +70,7 @@ class Lora:
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
-    dropout: NonNegativeFloat = 0.05
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
@@ -110,7 +112,7 @@ class Stage:
         save_every, validate_every: steps.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     steps: PositiveInt
     objective: Literal["tasks", "probe"] = "tasks"
     learns: tuple[Part, ...] = PARTS
@@ -122,12 +124,12 @@ class Stage:
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     rates: dict[Part, PositiveFloat] = field(default_factory=dict)
-    warmup_steps: int = 100
+    warmup_steps: NonNegativeInt = 100
     weight_decay: NonNegativeFloat = 0.02
     max_gradient_norm: PositiveFloat = 1.0
     bf16: bool = True
     gradient_checkpointing: bool = False
-    ema: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     lora: Lora | None = None
     save_every: PositiveInt = 200
     validate_every: PositiveInt | None = None
@@ -155,17 +157,26 @@ class TrainConfig:
     """
 
     out: Path
-    data: tuple[Data, ...]
+    data: Annotated[tuple[Data, ...], Field(min_length=1)]
     cache: Cache
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     model: str = "tiny"
     vision_weights: str = "imagenet"
     model_overrides: dict[str, Any] = field(default_factory=dict)
     tasks: Tasks = field(default_factory=Tasks)
     seed: int = 0
-    assumed_mos: PositiveFloat | None = None
-    workers: int = 1
+    assumed_mos: Annotated[float, Field(ge=1, le=5)] | None = None
+    workers: NonNegativeInt = 1
     max_contents: PositiveInt | None = None
+
+    @field_validator("stages")
+    @classmethod
+    def _are_told_apart(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        """Refuse two stages of one name: the second would be taken for trained."""
+        names = [stage.name for stage in stages]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"several stages are named {', '.join(twice)}")
+        return stages
 
     @classmethod
     def from_yaml(cls, path: Path) -> TrainConfig:

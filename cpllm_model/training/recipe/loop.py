@@ -3,7 +3,8 @@
 The engine is Hugging Face's Trainer on accelerate: one CPU, one GPU, or several GPUs and nodes
 (`accelerate launch -m cpllm_model.training.recipe.loop CONFIG.yaml`). A run is a list of stages; each ends with a
 saved model from which the next begins, and saves checkpoints on the way. Killed at any point and started again, a run
-goes on to the same curve. The log has one JSON line a step; TensorBoard reads the run's folder.
+goes on to the same curve. Of several processes the first alone writes; a model folder counts when its marker is there,
+which is written last. The log has one JSON line a step; TensorBoard reads the run's folder.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
@@ -71,35 +73,42 @@ def train(config: TrainConfig, report: Report = print) -> Path:
         DataSetError, ConfigurationError, CheckpointError: what the run needs is not there or wrong.
         TrainingError: a loss is not finite, or the folder holds a run of another configuration.
     """
-    _claim(config)
+    processes = PartialState(cpu=not torch.cuda.is_available())
     set_seed(config.seed)
     model_folder = config.out / "model"
-    if (model_folder / "config.json").exists():
-        report(f"{model_folder} is trained already")
-        return model_folder
-    newest = _start(config)
+    with processes.main_process_first():
+        _claim(config)
+        if _is_whole(model_folder):
+            report(f"{model_folder} is trained already")
+            return model_folder
+        newest = _start(config)
     model, processor = load(newest)
     cache = CacheSettings(
         model.config.sampling_settings, config.cache.segments, config.cache.margin_px, config.cache.views
     )
-    clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
+    with processes.main_process_first():  # the others find the cache filled
+        clips, held_out = ([*_clips(config, split, cache, report)] for split in ("train", "validation"))
     if not clips:
         raise DataSetError(f"no video to train on in {', '.join(str(data.path) for data in config.data)}")
     if newest.name == "start" and config.model == "tiny":
         _standardise(model, clips)
     for stage in config.stages:
         folder = config.out / "stages" / stage.name
-        if (folder / "model" / "config.json").exists():
+        if _is_whole(folder / "model"):
             continue
         report(f"stage {stage.name}: {stage.steps} steps")
         StageRun(config, stage, cache, model, processor, clips, held_out).run()
-        _save(model, processor, folder / "model")
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        (folder / FROZEN_NAME).unlink(missing_ok=True)
-    if any(stage.objective == "tasks" for stage in config.stages):
-        _calibrate(config, cache, model, processor, held_out)
-    _save(model, processor, model_folder, half=True)
+        if processes.is_main_process:
+            _save(model, processor, folder / "model")
+            for checkpoint in folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+            (folder / FROZEN_NAME).unlink(missing_ok=True)
+        processes.wait_for_everyone()
+    if processes.is_main_process:
+        if any(stage.objective == "tasks" for stage in config.stages):
+            _calibrate(config, cache, model, processor, held_out)
+        _save(model, processor, model_folder, half=True)
+    processes.wait_for_everyone()
     return model_folder
 
 
@@ -196,7 +205,7 @@ class StageRun:
             pass
         seen = self._see_frozen(self.clips)
         arrays = {name: array for name, array in vars(seen).items() if array is not None}
-        if arrays:
+        if arrays and PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".unfinished")
             save_file(arrays, unfinished)
@@ -288,9 +297,9 @@ def _claim(config: TrainConfig) -> None:
 def _start(config: TrainConfig) -> Path:
     """Give the newest whole model of a run; make the first one."""
     done = [config.out / "stages" / stage.name / "model" for stage in config.stages]
-    found = [folder for folder in done if (folder / "config.json").exists()]
+    found = [folder for folder in done if _is_whole(folder)]
     start = config.out / "start"
-    if found or (start / "config.json").exists():
+    if found or _is_whole(start):
         return found[-1] if found else start
     if config.model != "tiny":
         if not (Path(config.model) / "config.json").exists():
@@ -435,9 +444,10 @@ def load(folder: Path) -> tuple[CPLLMForVideoQuality, CPLLMProcessor]:
 
 
 def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path, *, half: bool = False) -> None:
-    """Write a model folder, whole or not at all; with `half` its weights, but no computed statistics, in 16 bit."""
+    """Write a model folder and then its marker; with `half` its weights, but no computed statistics, in 16 bit."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for left in (unfinished, folder):  # of a run that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     if half:
         model = copy.deepcopy(model)
         for parameter in model.parameters():
@@ -445,6 +455,16 @@ def _save(model: CPLLMForVideoQuality, processor: CPLLMProcessor, folder: Path, 
     model.save_pretrained(unfinished)
     processor.save_pretrained(unfinished)
     unfinished.replace(folder)
+    _marker(folder).touch()
+
+
+def _marker(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.done")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a model folder was written to its end."""
+    return _marker(folder).exists() and (folder / "config.json").exists()
 
 
 def _processes() -> int:

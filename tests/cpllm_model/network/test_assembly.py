@@ -1,10 +1,12 @@
 """Models put together from local folders of SigLIP, SigLIP 2, VideoPrism and Qwen3, at the smallest sizes."""
 
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -101,6 +103,51 @@ def test_what_cannot_be_assembled_is_said(parts, tmp_path):
     with pytest.raises(CheckpointError, match="missing"):
         assemble(tmp_path / "out", context=str(parts / "missing"), pixel=str(parts / "videoprism"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_lacks_weights_is_refused_by_name(parts, tmp_path):
+    """Transformers would draw them at random and warn."""
+    for name, spoil in {
+        "missing": lambda weights: {key: value for key, value in weights.items() if "embeddings" not in key},
+        "mismatched": lambda weights: {
+            key: value[:1].clone() if "patch_embedding" in key or "projection.bias" in key else value
+            for key, value in weights.items()
+        },
+        "missing of another tower": lambda weights: {f"tower.{key}": value for key, value in weights.items()},
+    }.items():
+        folder = shutil.copytree(parts / "videoprism", tmp_path / name)
+        file = folder / "model.safetensors"
+        save_file(spoil(load_file(file)), file, metadata={"format": "pt"})
+        with pytest.raises(
+            CheckpointError, match=rf"VideoPrismVisionModel: \d+ weights are {name.partition(' ')[0]}: \S+"
+        ):
+            assemble(tmp_path / "out", context=str(parts / "siglip"), pixel=str(folder), text=str(parts / "qwen3"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_towers_are_not_made_twice(parts, tmp_path, monkeypatch):
+    drawn = []
+    for layer in (torch.nn.Linear, torch.nn.Embedding):
+        real = layer.reset_parameters
+
+        def counted(module, real=real):
+            if module.weight.device.type != "meta":
+                drawn.append(module.weight.shape)
+            real(module)
+
+        monkeypatch.setattr(layer, "reset_parameters", counted)
+    assemble(tmp_path, context=str(parts / "siglip"), pixel=str(parts / "videoprism"), text=str(parts / "qwen3"))
+    assert drawn == []
+    weights = load(tmp_path)[0].state_dict()
+    assert 0.01 < weights["markers.weight"].std() < 0.03  # as words are
+    assert (weights["pixel_projector.norm.weight"] == 1).all() and (weights["pixel_projector.mlp.0.bias"] == 0).all()
+
+
+def test_the_fragments_of_hub_sizes_lie_on_the_patch_grid():
+    for config in (CPLLMConfig.base(), CPLLMConfig.large()):
+        settings, patch_px = config.sampling_settings, config.pixel_config.tubelet_size[1]
+        assert (settings.fragment_px, settings.fragment_grid, settings.mosaic_px) == (36, 8, 288)
+        assert settings.fragment_px % patch_px == 0 and config.pixel_config.image_size == settings.mosaic_px
 
 
 def test_sizes_name_their_parts():

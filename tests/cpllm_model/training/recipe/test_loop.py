@@ -155,6 +155,60 @@ def test_a_loss_that_is_not_finite_names_its_batch(manifest, cache_folder, tmp_p
         loop.train(config, report=lambda line: None)
 
 
+def test_a_model_folder_without_its_marker_is_not_taken_for_trained(manifest, cache_folder, tmp_path):
+    stage = {"name": "one", "learns": ["projectors"], "steps": 1, "contents": 1, "versions": 2, "warmup_steps": 0}
+    config = configuration(manifest, cache_folder, tmp_path / "marked", stages=[stage])
+    folder = loop.train(config, report=lambda line: None)
+    (folder / "model.safetensors").unlink()
+    (config.out / "model.done").unlink()
+    lines = []
+    assert loop.train(config, report=lines.append) == folder
+    assert not any("trained already" in line or line.startswith("stage") for line in lines)
+    assert (folder / "model.safetensors").exists() and (config.out / "model.done").exists()
+
+
+#: Random numbers are each process's own: what can be without dropout is.
+NO_DROPOUT = {"context_config": {"dropout": 0.0}, "pixel_config": {"dropout": 0.0}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manifest, cache_folder, tmp_path):
+    stages = [
+        {"name": "vision", "objective": "probe", "learns": ["context_encoder", "pixel_encoder"], "steps": 2,
+         "contents": 2, "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5, "bf16": False,
+         "save_every": 1},
+        {"name": "tasks", "learns": ["projectors", "decoder"], "steps": 3, "contents": 2, "versions": 2,
+         "segments": [1], "warmup_steps": 1, "bf16": False, "save_every": 1},
+    ]  # fmt: skip
+
+    def run(name, accumulate):
+        changed = [stage | {"accumulate": accumulate} for stage in stages]
+        return configuration(manifest, cache_folder, tmp_path / name, stages=changed, model_overrides=NO_DROPOUT)
+
+    def torchrun(name):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+                   "cpllm_model.training.recipe.loop", str(tmp_path / f"{name}.yaml")]  # fmt: skip
+        return subprocess.Popen(command, start_new_session=True)
+
+    one, two = run("one", 2), run("two", 1)
+    expected = loop.train(one, report=lambda line: None)
+    first = torchrun("two")
+    while not (two.out / "stages" / "tasks" / "checkpoint-1" / "trainer_state.json").exists():
+        assert first.poll() is None
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert torchrun("two").wait() == 0
+    curves = [{(stage, step): loss for stage, step, loss in losses(config.out)} for config in (one, two)]
+    assert curves[0].keys() == curves[1].keys() and len(curves[0]) == 5
+    # The CNN within the pixel encoder drops features, each process its own, so that the curves are near, not equal.
+    assert curves[1] == pytest.approx(curves[0], rel=0.05)
+    assert loop._is_whole(two.out / "model")
+    ours, theirs = (dict(loop.load(folder)[0].named_parameters()) for folder in (two.out / "model", expected))
+    assert ours.keys() == theirs.keys() and all(weights.isfinite().all() for weights in ours.values())
+
+
 def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_path):
     stage = {"name": "lora", "learns": ["projectors"], "steps": 2, "contents": 2, "versions": 2, "warmup_steps": 0,
              "lora": dataclasses.asdict(Lora(rank=2, alpha=4, dropout=0.0)), "gradient_checkpointing": True,
@@ -174,6 +228,13 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
     ("changes", "words"),
     [
         ({"stages": [{"name": "x", "steps": 0}]}, r"stages\.0\.steps"),
+        ({"stages": []}, r"stages"),
+        ({"stages": [{"name": "x", "steps": 1}] * 2}, r"stages: .*several stages are named x"),
+        ({"stages": [{"name": "../x", "steps": 1}]}, r"stages\.0\.name"),
+        ({"stages": [{"name": "x", "steps": 1, "ema": 1.5}]}, r"stages\.0\.ema"),
+        ({"stages": [{"name": "x", "steps": 1, "warmup_steps": -1}]}, r"stages\.0\.warmup_steps"),
+        ({"cache": {"folder": "x", "margin_px": 15}}, r"cache\.margin_px"),
+        ({"workers": -1}, "workers"),
         ({"learning_rat": 1}, r"learning_rat: Unexpected"),
         ({"model": "no/such/model"}, "neither tiny nor a model folder"),
         ({"model_overrides": {"sizes": 1}}, r"model_overrides\.sizes"),
