@@ -59,7 +59,8 @@ class CPLLMPixelConfig(PreTrainedConfig):
         cnn: whether there are tokens of an EfficientNet-Lite0 over the fragments.
         grid: cells a side whose tokens the CNN gives; the mosaic's fragments a side gives each fragment its own.
         statistics: whether there is a token of computed statistics.
-        dropout: share of statistics and of features that training leaves out at random.
+        dropout: share of statistics and of what is made of them that training leaves out at random.
+        cnn_dropout: the same of the CNN's features.
     """
 
     model_type = "cpllm_pixel"
@@ -71,6 +72,7 @@ class CPLLMPixelConfig(PreTrainedConfig):
     grid: int = 3
     statistics: bool = True
     dropout: float = 0.3
+    cnn_dropout: float = 0.1
 
     @property
     def tokens(self) -> int:

@@ -36,7 +36,8 @@ class CPLLMPixelEncoder(PreTrainedModel):
         if not config.tokens:
             raise ValueError("a pixel encoder needs a token: of a CNN, of statistics, or both")
         if config.cnn:
-            self.cnn = EfficientNetLite(EfficientNetLiteConfig(hidden_size=config.hidden_size, grid=config.grid))
+            cnn = EfficientNetLiteConfig(hidden_size=config.hidden_size, grid=config.grid, dropout=config.cnn_dropout)
+            self.cnn = EfficientNetLite(cnn)
             width = 2 * width_of(DEPTHS[0])
             self.change_token = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden_size))
         if config.statistics:

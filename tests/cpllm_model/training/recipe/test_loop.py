@@ -167,17 +167,17 @@ def test_a_model_folder_without_its_marker_is_not_taken_for_trained(manifest, ca
     assert (folder / "model.safetensors").exists() and (config.out / "model.done").exists()
 
 
-#: Random numbers are each process's own: what can be without dropout is.
-NO_DROPOUT = {"context_config": {"dropout": 0.0}, "pixel_config": {"dropout": 0.0}}
+#: Random numbers are each process's own.
+NO_DROPOUT = {"context_config": {"dropout": 0.0}, "pixel_config": {"dropout": 0.0, "cnn_dropout": 0.0}}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manifest, cache_folder, tmp_path):
     stages = [
-        {"name": "vision", "objective": "probe", "learns": ["context_encoder", "pixel_encoder"], "steps": 2,
-         "contents": 2, "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1, "ema": 0.5, "bf16": False,
-         "save_every": 1},
+        # A probe drops streams at random: the encoders learn through the decoder here.
+        {"name": "all", "steps": 2, "contents": 2, "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1,
+         "ema": 0.5, "bf16": False, "save_every": 1},
         {"name": "tasks", "learns": ["projectors", "decoder"], "steps": 3, "contents": 2, "versions": 2,
          "segments": [1], "warmup_steps": 1, "bf16": False, "save_every": 1},
     ]  # fmt: skip
@@ -202,8 +202,7 @@ def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manif
     assert torchrun("two").wait() == 0
     curves = [{(stage, step): loss for stage, step, loss in losses(config.out)} for config in (one, two)]
     assert curves[0].keys() == curves[1].keys() and len(curves[0]) == 5
-    # The CNN within the pixel encoder drops features, each process its own, so that the curves are near, not equal.
-    assert curves[1] == pytest.approx(curves[0], rel=0.05)
+    assert curves[1] == pytest.approx(curves[0], rel=2e-3)
     assert loop._is_whole(two.out / "model")
     ours, theirs = (dict(loop.load(folder)[0].named_parameters()) for folder in (two.out / "model", expected))
     assert ours.keys() == theirs.keys() and all(weights.isfinite().all() for weights in ours.values())
