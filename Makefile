@@ -21,8 +21,8 @@ demo: .venv/installed  ## score two libraries end to end, or your own: make demo
 dev: .venv/installed  ## the Dagster UI on this machine, with an embedded S3 and two small libraries
 	$(BIN)/cpllm dev $(if $(VIDEOS),'$(VIDEOS)')
 
-test: .venv/installed  ## the fast tests
-	$(BIN)/python -m pytest
+test: .venv/installed  ## the fast tests, two files at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: .venv/installed  ## every test that this machine can run
 	$(BIN)/python -m pytest -m 'not gpu'
