@@ -60,7 +60,7 @@ def test_a_server_that_has_started_anew_knows_no_run_of_the_old_one(
     origin = LoadableTargetOrigin(python_file=str(tmp_path / "code.py"), executable_path=None)
     with GrpcServerProcess(
         instance_ref=instance.get_ref(), server_command=GrpcServerCommand.API_GRPC,
-        loadable_target_origin=origin, force_port=True, wait_on_exit=True,
+        loadable_target_origin=origin, force_port=True, wait_on_exit=True, startup_timeout=180,
     ) as server:  # fmt: skip
         client = server.create_client()
         assert health(instance, {"host": client.host, "port": client.port}) is WorkerStatus.NOT_FOUND
