@@ -57,6 +57,7 @@ def divide(
     stretches: Sequence[Stretch] = (),
     cuts: Sequence[int] = (),
     least: int = 1,
+    unsure: int = 0,
 ) -> list[Segment]:
     """Divide a video among its looks.
 
@@ -73,6 +74,8 @@ def divide(
         cuts: sorted ticks at which a shot begins.
         least: ticks that a segment between stretches has, where there is a choice: what is left beside a long stretch
             is not cut up into as many looks as the video would have without it.
+        unsure: ticks by which the ends of stretches may be off: a burst after a stretch begins so much later, that it
+            shows none of it.
 
     Returns:
         the segments in order; at most `most_looks`.
@@ -86,7 +89,9 @@ def divide(
             share = min(share, max(1, (b - a) // least))
         pieces = _even(a, b, share, fits) if chosen else segment_bounds(a, b, share)
         pieces = _moved_to_cuts(pieces, fits, cuts)
-        found += [Segment(a, b, a, _longest_shot(a, b, cuts)) for a, b in pieces]
+        for a, b in pieces:
+            follows = any(segment.end == a for segment in chosen) and fits(a + unsure, b)
+            found.append(Segment(a, b, a + unsure * follows, _longest_shot(a, b, cuts)))
     return sorted(found, key=lambda segment: segment.start)
 
 

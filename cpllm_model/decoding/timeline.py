@@ -111,7 +111,8 @@ def divided(
     least = max(1, round((bounds[1] - bounds[0]) * settings.look_every_s / packets.end_s / 2))
     stills = packets.stills(frame_px)
     stretches = packets.stretches(stills, timeline.end, _MOST_ON_THE_WAY_PX // max(1, frame_px))
-    return divide(bounds, looks, settings.most_looks, fits, stretches, packets.cuts(), least), stills
+    unsure = spare_frames * timeline.frame_period
+    return divide(bounds, looks, settings.most_looks, fits, stretches, packets.cuts(), least, unsure), stills
 
 
 def corrected(route: Route, moved: dict[int, int]) -> Route:
