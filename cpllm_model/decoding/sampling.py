@@ -24,6 +24,8 @@ from cpllm_model.decoding.segments import Segment
 _WRITING, _PICTURE = 0.02, 0.25
 #: Lines over which a picture begins.
 _EDGE_LINES = 8
+#: Looks at the shortest video, if it has the frames: two tell more than one, and cost little there.
+LEAST_LOOKS = 2
 #: Cropped is to at least one part of so many of a side.
 _LEAST_SHARE = 3
 
@@ -72,10 +74,10 @@ class SamplingSettings:
             frames: of the video.
 
         Returns:
-            1 to `most_looks`; 0 if there are fewer frames than a burst has.
+            LEAST_LOOKS to `most_looks`, fewer where there are too few frames; 0 if there are fewer than a burst has.
         """
         by_length = round(min(duration_s / self.look_every_s, self.most_looks))
-        return min(max(1, by_length), frames // self.burst_frames)
+        return min(max(LEAST_LOOKS, by_length), self.most_looks, frames // self.burst_frames)
 
 
 def fragment_origins(
