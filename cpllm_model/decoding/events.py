@@ -76,7 +76,8 @@ def events_of(
         at most MAX_EVENTS in order of their start; of more, the longest.
     """
     end_s = seen[-1].end_s
-    is_slides = _are_slides(stills, end_s)
+    refuted = [_still_around(one, stills) for one in seen if not one.look.is_still]
+    is_slides = _are_slides([still for still in stills if still not in refuted], end_s)
     found = [("damage", *interval, 1.0) for interval in damage_s]
     for one in seen:
         look, segment = one.look, (one.start_s, one.end_s)

@@ -216,7 +216,10 @@ def test_packets_and_a_look_have_to_agree_on_a_freeze():
     assert events_of(looks, None, [still(6, 9, is_apart=True)]) == ()
     assert events_of(seen(look(), look(), look()), None, [still(6, 9)]) == ()
     slides = [still(0, 4), still(5.5, 9.5), still(10, 14)]
-    assert events_of(looks, None, slides) == ()
+    assert events_of(seen(*[look(is_still=True)] * 3), None, slides) == ()
+    # Packets are small, but the looks beside show that the picture moves.
+    (freeze,) = events_of(looks, None, slides)
+    assert (freeze.start_s, freeze.end_s) == (5.5, 9.5)
 
 
 def test_events_of_neighbours_are_one_and_the_longest_are_kept():
