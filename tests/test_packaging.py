@@ -100,10 +100,9 @@ def test_one_file_imports_what_it_needs_and_scores_as_ever(clip: Path) -> None:
     answer, modules = found.stdout.splitlines()
     assert not [name for name in NOT_NEEDED if repr(name) in modules]
     predictor = QualityPredictor.from_pretrained("tiny")  # in this process, with all of transformers
-    (tokens,) = predictor.look([clip])
-    (rating,), (words,) = predictor.rate([tokens]), predictor.describe_tokens([tokens])  # pyright: ignore
+    one = predictor.assess(clip)
     row = json.loads(answer)
-    assert (row["score"], row["score_std"], row["description"]) == (rating.score, rating.score_std, words.text)
+    assert (row["score"], row["score_std"], row["description"]) == (one.score, one.uncertainty, one.description)
 
 
 @pytest.mark.slow

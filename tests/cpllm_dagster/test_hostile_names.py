@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from cpllm_dagster.cli import app
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import Lake
+from cpllm_dagster.lake.views import VIEWS
 from cpllm_dagster.report.tables import first_and_last, worst_and_best
 
 CHECKOUT = Path(__file__).parents[2]
@@ -147,8 +148,8 @@ def test_every_name_is_a_row_and_nothing_lies_outside_the_lake(hostile_run: Host
             assert set(rows[error_type].to_pylist()) == {"not_a_video"}
     # Work files, claims and parts are gone; tables lie where they belong, one a library.
     files = [path.relative_to(folder / "lake").parts for path in (folder / "lake").rglob("*") if path.is_file()]
-    assert {len(parts) for parts in files} == {3} and {parts[0] for parts in files} == PUBLISHED
-    assert len(files) == len(PUBLISHED) * len(LIBRARIES)
+    assert {len(parts) for parts in files} == {3} and {parts[0] for parts in files} == PUBLISHED | {"reports"}
+    assert len(files) == (len(PUBLISHED) + 1) * len(LIBRARIES)
     assert {path.name for path in folder.iterdir()} == {"lake", "home", "work", "videos"}
     assert list((folder / "work").iterdir()) == []
     assert len(list((folder / "videos").iterdir())) == len(LIBRARIES)
@@ -162,7 +163,7 @@ def test_sql_gives_names_as_they_are(hostile_run: HostileRun) -> None:
             found = connection.execute("SELECT DISTINCT library FROM scores WHERE library = ?", [library]).fetchall()
             assert found == [(library,)]
         views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
-        assert {name for (name,) in views} == set(SCHEMAS)
+        assert {name for (name,) in views} == set(SCHEMAS) | set(VIEWS)
         assert connection.execute("SELECT count(*) FROM duckdb_databases() WHERE NOT internal").fetchone() == (1,)
 
 

@@ -12,13 +12,14 @@ from cpllm_dagster.assets.incremental import plan_quality
 from cpllm_dagster.assets.quality import failure_row, repeated_failures
 from cpllm_dagster.assets.retries import COLUMNS, COSTLY_TYPES, MOST_RUNS, earlier_failures, stated
 from cpllm_dagster.batch.supervisor import VideoItem
-from cpllm_dagster.lake.schemas import SCHEMAS, validate
+from cpllm_dagster.lake.rows import validate
+from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_model.errors import video_error
 
 MODEL = "tiny-000000000000"
 ITEM = VideoItem("a", "s3://b/a", "1", 9)
 CATALOG = pa.Table.from_pylist(
-    [{"video_id": "a", "uri": "s3://b/a", "etag": "1", "size_bytes": 9, "status": "ok"}], SCHEMAS["catalog"]
+    [{"video_id": "a", "uri": "s3://b/a", "etag": "1", "size_bytes": 9, "probe_status": "ok"}], SCHEMAS["catalog"]
 )
 FIRST_NIGHT = datetime(2026, 1, 1, 2, tzinfo=UTC)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import dagster as dg
 
+from cpllm_dagster.alerts import Alerts
 from cpllm_dagster.automation import PARTITION_SET
 from cpllm_dagster.batch.placement import Workers
 from cpllm_dagster.definitions import Settings, build_definitions
@@ -45,7 +46,9 @@ def main(run: dict[str, Any]) -> int:
         for name in ("put", "delete"):
             change = getattr(storage.FolderStorage, name)
             setattr(storage.FolderStorage, name, held(change, *run["hold"]))
-    job = build_definitions(Settings(**run["settings"] | {"workers": Workers()})).resolve_job_def("score_library")
+    job = build_definitions(Settings(**run["settings"] | {"workers": Workers(), "alerts": Alerts()})).resolve_job_def(
+        "score_library"
+    )
     with dg.DagsterInstance.local_temp(run["home"]) as instance:
         instance.add_dynamic_partitions(PARTITION_SET, [run["library"]])
         try:

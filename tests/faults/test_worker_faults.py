@@ -235,7 +235,9 @@ def test_a_bad_checkpoint_ends_the_run_with_its_name(
     weights.write_bytes(weights.read_bytes()[:100_000])
     starts = []
     start = actor_pool.ActorPool._start
-    monkeypatch.setattr(actor_pool.ActorPool, "_start", lambda pool: starts.append(pool._kind) or start(pool))
+    monkeypatch.setattr(
+        actor_pool.ActorPool, "_start", lambda pool, *node: starts.append(pool._kind) or start(pool, *node)
+    )
     films = replace(catalogued, settings=replace(catalogued.settings, model=str(broken)))
     with pytest.raises(CheckpointError, match=str(broken)):
         films.score(**KNOBS)
