@@ -64,7 +64,8 @@ from cpllm_model.scale import (
 )
 from cpllm_model.when import sentences
 
-Answer, Item = TypeVar("Answer"), TypeVar("Item")
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 #: Probability from which a distortion is named by a model that was not calibrated.
 NAMING_THRESHOLD = 0.5
 #: The worst of the segments that stand for a video, from which a description is written.
@@ -436,7 +437,8 @@ class QualityPredictor:
 def matched(a_NLD: np.ndarray, b_NLD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Match the segments of two videos by their places from the worst to the best; both have as many as the longer."""
     count = max(len(a_NLD), len(b_NLD))
-    return tuple(one[[place * len(one) // count for place in range(count)]] for one in (a_NLD, b_NLD))
+    places_a, places_b = ([place * len(one) // count for place in range(count)] for one in (a_NLD, b_NLD))
+    return a_NLD[places_a], b_NLD[places_b]
 
 
 def _frozen_share(times: SegmentTimes) -> float:

@@ -20,7 +20,7 @@ def scene(seed=0, height=HEIGHT, width=WIDTH * 2):
     coarse = rng.uniform(40, 200, (height // 20 + 2, width // 20 + 2))
     smooth = coarse.repeat(20, 0).repeat(20, 1)[:height, :width]
     for axis in (0, 1):
-        smooth = sum(np.roll(smooth, shift, axis) for shift in range(-8, 9)) / 17
+        smooth = np.mean([np.roll(smooth, shift, axis) for shift in range(-8, 9)], 0)
     return smooth + rng.uniform(-6, 6, smooth.shape)
 
 

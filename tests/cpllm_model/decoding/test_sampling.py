@@ -1,6 +1,7 @@
 """Properties of the sampling arithmetic."""
 
 import itertools
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -27,8 +28,8 @@ grids = st.integers(1, 9)
 seeds = st.one_of(st.none(), st.integers(0, 2**32))
 
 
-def settings(**changed: float) -> SamplingSettings:
-    values = {
+def settings(**changed: Any) -> SamplingSettings:
+    values: dict[str, Any] = {
         "look_every_s": 1.0,
         "most_looks": 4,
         "context_frames": 3,

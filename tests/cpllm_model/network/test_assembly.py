@@ -1,7 +1,7 @@
 """Models put together from local folders of SigLIP, SigLIP 2, VideoPrism and Qwen3, at the smallest sizes."""
 
 import shutil
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -145,9 +145,9 @@ def test_the_towers_are_not_made_twice(parts, tmp_path, monkeypatch):
 
 def test_the_fragments_of_hub_sizes_lie_on_the_patch_grid():
     for config in (CPLLMConfig.base(), CPLLMConfig.large()):
-        settings, patch_px = config.sampling_settings, config.pixel_config.tubelet_size[1]
+        settings, encoder = config.sampling_settings, cast(Any, config.pixel_config)
         assert (settings.fragment_px, settings.fragment_grid, settings.mosaic_px) == (36, 8, 288)
-        assert settings.fragment_px % patch_px == 0 and config.pixel_config.image_size == settings.mosaic_px
+        assert settings.fragment_px % encoder.tubelet_size[1] == 0 and encoder.image_size == settings.mosaic_px
 
 
 def test_sizes_name_their_parts():
