@@ -233,7 +233,7 @@ def test_a_night_on_every_look_alike_at_once(place: Place) -> None:
     found = {item["Key"] for item in keys}
     grown = {key for key in found if not key.endswith("/data.parquet")}
     assert found - grown == {f"lake/{name}/library=films/data.parquet" for name in (*TABLES, "key_frames")}
-    assert sorted(key.split("/")[1] for key in grown) == ["nights", "nights", "score_history"]
+    assert sorted(key.split("/")[1] for key in grown) == ["nights", "nights", "reports", "score_history"]
 
 
 # --- listed and not to be read -----------------------------------------------------------------------------
