@@ -27,6 +27,7 @@ from rich.segment import Segment, Segments
 from rich.table import Column, Table
 from rich.text import Text
 
+from cpllm_model import __version__
 from cpllm_model.decoding.samples import has_video_name, picture_codec
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
 from cpllm_model.record_files import record_file
@@ -55,10 +56,8 @@ Device = Annotated[
 Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
 
-
 #: Width of a segment's bar of five, and of the time that a segment's row begins with.
 BAR_CELLS, SEGMENT_CELLS = 10, 21
-
 
 _ends_with_the_command = False
 
@@ -115,9 +114,7 @@ class Answered:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"cpllm {version('cpllm')}")
+        print(f"cpllm {__version__}")
         raise typer.Exit
 
 
@@ -576,8 +573,10 @@ def _score_rows(paths: list[Path], as_json: bool, segments: bool) -> Iterator[Ca
         return console.render_lines(table, pad=False)
 
     def put(some: list[list[Segment]]) -> None:
-        # In one piece, so that Ctrl-C leaves no half row.
-        console.print(Segments([part for line in some for part in (*line, Segment.line())]), end="")
+        # In one piece, so that Ctrl-C leaves no half row; rich would print again what it was printing then.
+        with console.capture() as rendered:
+            console.print(Segments([part for line in some for part in (*line, Segment.line())]), end="")
+        console.file.write(rendered.get())
         console.file.flush()
 
     def show(one: Answered) -> None:
