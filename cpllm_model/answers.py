@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cpllm_model.decoding.events import Event
-from cpllm_model.decoding.samples import VideoInfo
-from cpllm_model.pooling import Stretch, by_score
-from cpllm_model.scale import LEVELS
+from cpllm_model.decoding.samples import Event, VideoInfo
+from cpllm_model.pooling import Stretch, by_score, covered_s, pooled_levels
+from cpllm_model.scale import LEVELS, SCORE_MAX, SCORE_MIN
 
 LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
 #: Segments that stand for a video in a comparison.
@@ -60,6 +59,12 @@ class SegmentTimes:
         """Lengths, float64 (N,)."""
         return self.end_s - self.start_s
 
+    @property
+    def frozen_share(self) -> float:
+        """Share of the time during which the video is frozen, 0-1."""
+        frozen_s = covered_s([(event.start_s, event.end_s) for event in self.events if event.kind == "freeze"])
+        return min(1.0, frozen_s / float(self.length_s.sum()))
+
 
 @dataclass(frozen=True, eq=False)
 class ViewedVideo:
@@ -83,6 +88,17 @@ class ViewedVideo:
     def segment_scores(self) -> np.ndarray:
         """Mean level of each segment, float64 (N,), also of those without a picture."""
         return self.answers[0] @ LEVEL_WEIGHTS
+
+    @property
+    def pooled_levels(self) -> np.ndarray:
+        """Distribution over levels of the whole, float64 (levels,)."""
+        rated = self.times.has_picture
+        return pooled_levels(self.answers[0][rated], self.times.length_s[rated], self.times.frozen_share)
+
+    @property
+    def score(self) -> float:
+        """Mean level of the whole."""
+        return min(max(float(self.pooled_levels @ LEVEL_WEIGHTS), SCORE_MIN), SCORE_MAX)
 
     @property
     def tokens(self) -> VisualTokens:

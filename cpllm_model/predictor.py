@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar, overload
@@ -51,13 +50,11 @@ from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.pooling import covered_s, joined, pooled_levels
+from cpllm_model.pooling import joined
 from cpllm_model.scale import (
     DISTORTIONS,
     LEVELS,
     SCENE_FACTS,
-    SCORE_MAX,
-    SCORE_MIN,
     SEVERITY_MAX,
     level_of,
     severity_word,
@@ -263,7 +260,10 @@ class QualityPredictor:
         if not isinstance(paths, str | Path):
             names = [str(path) for path in paths]
             looks = zip(names, self.look(names, limits), strict=True)
-            return [_unless_failed(seen, partial(self._assess_viewed, name)) for name, seen in looks]
+            return [
+                _unless_failed(seen, lambda viewed, name=name: [self.assess_viewed(name, viewed[0])])
+                for name, seen in looks
+            ]
         found = self.assess([paths], limits)[0]
         if isinstance(found, VideoError):
             raise found
@@ -352,9 +352,6 @@ class QualityPredictor:
     def _seen(self, decoded: VideoSamples | VideoError) -> ViewedVideo | VideoError:
         return _unless_failed(decoded, self.encode)
 
-    def _assess_viewed(self, path: str, viewed: Sequence[ViewedVideo]) -> list[Assessment]:
-        return [self.assess_viewed(path, one) for one in viewed]
-
     def _batches(self, items: Sequence[Item]) -> Iterable[Sequence[Item]]:
         """Give what is computed at once: on a CPU one item, so that its bits do not depend on the others."""
         if self.model.device.type == "cpu":
@@ -380,10 +377,8 @@ class QualityPredictor:
         return found
 
     def _rate(self, viewed: ViewedVideo) -> Rating:
-        times, answers = viewed.times, viewed.answers
-        rated = times.has_picture
-        levels = pooled_levels(answers[0][rated], times.length_s[rated], _frozen_share(times))
-        score = min(max(float(levels @ LEVEL_WEIGHTS), SCORE_MIN), SCORE_MAX)
+        times, rated = viewed.times, viewed.times.has_picture
+        levels, score = viewed.pooled_levels, viewed.score
         slope, least = self.model.config.std_calibration
         variance = max(0.0, float(levels @ (LEVEL_WEIGHTS - score) ** 2))
         scores = viewed.segment_scores
@@ -406,7 +401,7 @@ class QualityPredictor:
         levels = dict(zip(LEVELS, self.processor.level_ids, strict=True))
         sequences, visual, forbidden = [], [], []
         for one, found in zip(viewed, named, strict=True):
-            level = self._rate(one).level
+            level = level_of(one.score)
             strongest = sorted((each for each in found if each.named), key=lambda each: -each.severity)
             words = {each.name: severity_word(max(1.0, each.severity)) for each in strongest}
             shown = one.tokens.tokens_NLD[:DESCRIBED_SEGMENTS]
@@ -439,12 +434,6 @@ def matched(a_NLD: np.ndarray, b_NLD: np.ndarray) -> tuple[np.ndarray, np.ndarra
     count = max(len(a_NLD), len(b_NLD))
     places_a, places_b = ([place * len(one) // count for place in range(count)] for one in (a_NLD, b_NLD))
     return a_NLD[places_a], b_NLD[places_b]
-
-
-def _frozen_share(times: SegmentTimes) -> float:
-    """Give the share of the video's time during which it is frozen."""
-    frozen_s = covered_s([(event.start_s, event.end_s) for event in times.events if event.kind == "freeze"])
-    return min(1.0, frozen_s / float(times.length_s.sum()))
 
 
 def _scene(viewed: ViewedVideo) -> dict[str, str]:

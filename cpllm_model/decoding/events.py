@@ -16,8 +16,6 @@ from cpllm_model.decoding.looks import Look
 from cpllm_model.decoding.packets import Packets, Still
 from cpllm_model.decoding.samples import MAX_EVENTS, Event
 
-__all__ = ["Event", "Seen", "events_of", "have_picture"]
-
 #: A burst may reach so far out of a stand-still by which it is explained.
 _SLACK_S = 0.15
 #: From so many stand-stills on that take up such a share of the video, with as a rule no more than so many seconds

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpllm_model.decoding.events import Event
-from cpllm_model.decoding.samples import DecodeLimits
+from cpllm_model.decoding.samples import DecodeLimits, Event
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import (
     CheckpointError,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpllm_model.decoding.events import Event
+from cpllm_model.decoding.samples import Event
 from cpllm_model.predictor import Distortion, SegmentTimes
 from cpllm_model.scale import EVENTS
 from cpllm_model.when import PHRASES, clock, listed, sentences

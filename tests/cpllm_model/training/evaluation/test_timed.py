@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cpllm_model.decoding.events import Event
+from cpllm_model.decoding.samples import Event
 from cpllm_model.errors import CorruptVideoError
 from cpllm_model.metrics import Bootstrap
 from cpllm_model.pooling import Stretch
