@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cpllm_model.errors import DataSetError
+from cpllm_model.training.evaluation.report import bound_words
 
 BEGIN, END = "<!-- figures: written by cpllm card -->", "<!-- end of figures -->"
 #: Label of a row -> where its figures stand in a data set's results; what is not there has no row.
@@ -135,20 +136,20 @@ def _report(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _bounds(title: str, found: Any) -> Iterator[str]:
-    checks = [(row, one) for row, rows in _checked(found) for one in rows]
+    checks = [(row, one) for row, rows in _checked(found, title.lower()) for one in rows]
     held = sum(bool(one["holds"]) for _, one in checks)
     yield from (f"### {title}", "", f"{held} of {len(checks)} bounds hold.", "")
     yield from _table(
         ["row", "figure", "value", "bound", ""],
         [
-            [row, str(one.get("figure", one.get("name", ""))), _figure(one["value"]), str(one["bound"]),
+            [row, str(one.get("figure", one.get("name", ""))), _figure(one["value"]), bound_words(one),
              "holds" if one["holds"] else "misses"]
             for row, one in checks
         ],
     )  # fmt: skip
 
 
-def _checked(found: Any, name: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _checked(found: Any, name: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Give the rows of a report that have checks, wherever they stand."""
     if isinstance(found, dict):
         if isinstance(found.get("checks"), list):

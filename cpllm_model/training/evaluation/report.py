@@ -266,9 +266,16 @@ def _length(length_s: float | None) -> str:
 
 def _check(check: Mapping[str, Any]) -> list[str]:
     """Give the cells of a figure: its words, value, bound, and whether it holds."""
-    bound = f"{'at least' if check['at_least'] else 'at most'} {check['bound']:g}" if "bound" in check else ""
     words = {True: "holds", False: "<b>does not hold</b>", None: ""}[check.get("holds")]
-    return [_text(check["figure"]), _number(check.get("value")), bound, words]
+    return [_text(check["figure"]), _number(check.get("value")), bound_words(check), words]
+
+
+def bound_words(check: Mapping[str, Any]) -> str:
+    """Say the bound of a figure, and which side of it holds; nothing where it has none."""
+    if "bound" not in check:
+        return ""
+    side = {True: "at least ", False: "at most ", None: ""}[check.get("at_least")]
+    return f"{side}{check['bound']:g}"
 
 
 def _bounds_held(rows: Mapping[str, Any]) -> str:

@@ -209,13 +209,21 @@ def _check(check: Check, whole: dict[str, list[Said]], bootstrap: Bootstrap) -> 
     value = float(value_N.max())
     figure = value if check.worst else bootstrap.estimate(means(figure=value_N), list(whole))["figure"]
     value = value if check.worst else float(value_N.mean())
-    return {
-        "figure": check.words,
-        "value": figure,
-        "bound": check.bound,
-        "at_least": check.at_least,
-        "holds": value >= check.bound if check.at_least else value <= check.bound,
-    }
+    return verdict(check.words, figure, value, check.bound, at_least=check.at_least)
+
+
+def verdict(words: str, figure: Any, value: float, bound: float, *, at_least: bool) -> dict[str, Any]:
+    """Hold a figure against its bound.
+
+    Args:
+        words: what the figure is.
+        figure: as the report has it, with its interval if it has one.
+        value: of the figure.
+        bound: at least so much, or at most.
+        at_least: which of both.
+    """
+    holds = value >= bound if at_least else value <= bound
+    return {"figure": words, "value": figure, "bound": bound, "at_least": at_least, "holds": holds}
 
 
 def write_stress_table(found: Sequence[RowAnswers], path: Path) -> None:

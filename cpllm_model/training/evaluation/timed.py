@@ -27,7 +27,7 @@ from cpllm_model.pooling import Stretch, covered_s, joined
 from cpllm_model.predictor import QualityPredictor, Rating
 from cpllm_model.training.data import encode
 from cpllm_model.training.evaluation.columns import means
-from cpllm_model.training.evaluation.stress import Said, said_of
+from cpllm_model.training.evaluation.stress import Said, said_of, verdict
 from cpllm_model.training.evaluation.stress_sources import Source
 from cpllm_model.training.evaluation.timed_clips import (
     CHANGES,
@@ -355,15 +355,9 @@ def _check(
     if not taken:
         return None
     value_N = np.array([abs(value) if bound.size else value for _, value in taken])
-    value = float(value_N.mean())
-    return {
-        "figure": bound.words,
-        "clips": len(taken),
-        "value": bootstrap.estimate(means(figure=value_N), [video for video, _ in taken])["figure"],
-        "bound": bound.bound,
-        "at_least": bound.at_least,
-        "holds": value >= bound.bound if bound.at_least else value <= bound.bound,
-    }
+    figure = bootstrap.estimate(means(figure=value_N), [video for video, _ in taken])["figure"]
+    found = verdict(bound.words, figure, float(value_N.mean()), bound.bound, at_least=bound.at_least)
+    return found | {"clips": len(taken)}
 
 
 def write_timed_table(found: Sequence[TimedAnswer], path: Path) -> None:
