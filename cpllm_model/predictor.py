@@ -220,7 +220,7 @@ class QualityPredictor:
         comparisons = []
         for batch in self._batches([*zip(a, b, strict=True)]):
             sequence, pairs = (
-                self.processor.compare_ids(1, 1),
+                self.processor.compare_ids(),
                 [matched(one.tokens_NLD, other.tokens_NLD) for one, other in batch],
             )
             shown = [np.stack(order, 1) for one, other in pairs for order in ((one, other), (other, one))]

@@ -162,11 +162,11 @@ class CPLLMProcessor(ProcessorMixin):
         """Give the sequence that asks a question in free words (instruction sets)."""
         return self.layout.ids(segments) + self.text_ids(f"\n{question}\n")
 
-    def compare_ids(self, segments_a: int, segments_b: int) -> list[int]:
-        """Give the sequence that asks which of two videos looks better; `order_ids` may answer."""
-        videos = [self.text_ids(FIRST), self.layout.ids(segments_a), self.text_ids(SECOND),
-                  self.layout.ids(segments_b)]  # fmt: skip
-        return [token for part in videos for token in part] + self.text_ids(COMPARE_QUESTION)
+    def compare_ids(self) -> list[int]:
+        """Give the sequence that asks which of two segments looks better; `order_ids` may answer."""
+        segment = self.layout.ids(1)
+        first, second, question = map(self.text_ids, (FIRST, SECOND, COMPARE_QUESTION))
+        return first + segment + second + segment + question
 
     @property
     def level_ids(self) -> list[int]:

@@ -220,11 +220,10 @@ class StageRun:
         context, pixels = not self.objective.context, not self.objective.pixels
         if not (context or pixels):
             return FrozenViews()
-        draws = [
-            Draw(index, segments, tuple((index + n) % self.cache.views for n in segments), None, grid)
-            for index, clip in enumerate(clips)
-            for segments, grid in [(tuple(range(segment_count(clip))), self.cache.sampling.fragment_grid)]
-        ]
+        grid, draws = self.cache.sampling.fragment_grid, []
+        for index, clip in enumerate(clips):
+            segments = tuple(range(segment_count(clip)))
+            draws.append(Draw(index, segments, tuple((index + n) % self.cache.views for n in segments), None, grid))
         device, seen = _device(), {}
         self.model.eval()
         self.model.to(device)  # pyright: ignore[reportArgumentType] (transformers wraps nn.Module.to)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cpllm_model.answers import LEVEL_WEIGHTS
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network.modeling import IGNORED_LABEL, CPLLMForVideoQuality, pad
 from cpllm_model.network.processing import CPLLMProcessor
@@ -331,13 +332,11 @@ class TaskObjective(Objective):
         """
         levels, *others = self._ratings(self._look(batch))
         levels_XNA = levels.softmax(-1).double().cpu().numpy()
-        pooled = [pooled_levels(levels_NA, np.ones(len(levels_NA))) for levels_NA in levels_XNA]
-        levels_XA = torch.from_numpy(np.stack(pooled))
-        weights = torch.arange(1, len(LEVELS) + 1)
-        score = (levels_XA * weights).sum(-1)
-        std = (levels_XA * (weights - score[:, None]).square()).sum(-1).sqrt()
+        levels_XA = np.stack([pooled_levels(levels_NA, np.ones(len(levels_NA))) for levels_NA in levels_XNA])
+        score_X = levels_XA @ LEVEL_WEIGHTS
+        std_X = np.sqrt((levels_XA * (LEVEL_WEIGHTS - score_X[:, None]) ** 2).sum(-1))
         there = [1 - logits.softmax(-1)[..., 0].amin(1) for logits in others[: len(DISTORTIONS)]]
-        return score, std, torch.stack(there, 1)
+        return torch.from_numpy(score_X), torch.from_numpy(std_X), torch.stack(there, 1)
 
     def _look(self, batch: Batch) -> torch.Tensor:
         """Give the visual tokens (X, N, L, D)."""
@@ -403,7 +402,7 @@ class TaskObjective(Objective):
         wanted = preference(batch["order"][first], batch["order"][second])
         visual = torch.stack([visual_XNLD[first], visual_XNLD[second]], 2)
         pairs, segments = visual.shape[:2]
-        sequence = self.processor.compare_ids(1, 1)
+        sequence = self.processor.compare_ids()
         count = pairs * segments
         logits = self.model.answer_logits(
             [sequence] * count, visual.flatten(0, 3), [[len(sequence) - 1]] * count, [self.processor.order_ids]

@@ -59,7 +59,7 @@ def test_segments_do_not_see_each_other(model, processor):
 def test_answers_do_not_depend_on_padding(model, processor):
     tokens = model.encode_segments(**inputs(processor, 3)).flatten(0, 1)
     ids, places = processor.rating_ids()
-    longer = processor.compare_ids(1, 1) + ids[-5:]
+    longer = processor.compare_ids() + ids[-5:]
     answers = [processor.level_ids]
     (both,) = model.answer_logits([ids, longer], tokens, [places[:1], places[:1]], answers)
     (alone,) = model.answer_logits([ids], tokens[: model.config.tokens_per_segment], [places[:1]], answers)
@@ -138,7 +138,7 @@ def test_saving_and_loading_keeps_every_bit(model, processor, tmp_path):
     again, its_processor = AutoModel.from_pretrained(tmp_path).eval(), CPLLMProcessor.from_pretrained(tmp_path)
     assert isinstance(again, CPLLMForVideoQuality)
     assert (its_processor.layout, its_processor.pixel_input) == (processor.layout, processor.pixel_input)
-    assert its_processor.compare_ids(2, 1) == processor.compare_ids(2, 1)
+    assert its_processor.compare_ids() == processor.compare_ids()
     given = inputs(processor, 2)
     assert torch.equal(again.encode_segments(**given), model.encode_segments(**given))
 
