@@ -8,6 +8,7 @@ already: here tables are compared with one another, with earlier nights, and wit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -88,10 +89,7 @@ def scores_in_range(context: dg.AssetCheckExecutionContext, lake: TableLake) -> 
 @_library_check(ASSETS["scores"])
 def failure_rate(context: dg.AssetCheckExecutionContext, config: FailureLimit, lake: TableLake) -> dg.AssetCheckResult:
     """Few videos fail."""
-
-    def judge(tables: Lake, library: str) -> Verdict:
-        return judge_failures(tables, library, config.largest_share)
-
+    judge = partial(judge_failures, largest_share=config.largest_share)
     return _result(context, lake.open(), judge, dg.AssetCheckSeverity.WARN)
 
 
@@ -100,10 +98,9 @@ def ranking_agrees_with_scores(
     context: dg.AssetCheckExecutionContext, config: AgreementLimit, lake: TableLake
 ) -> dg.AssetCheckResult:
     """The order that comparisons give is close to the order of the scores (Spearman)."""
-
-    def judge(tables: Lake, library: str) -> Verdict:
-        return judge_agreement(tables, library, config.smallest_correlation, config.smallest_library)
-
+    judge = partial(
+        judge_agreement, smallest_correlation=config.smallest_correlation, smallest_library=config.smallest_library
+    )
     return _result(context, lake.open(), judge, dg.AssetCheckSeverity.WARN)
 
 
@@ -112,10 +109,7 @@ def scores_have_not_fallen(
     context: dg.AssetCheckExecutionContext, config: FallLimit, lake: TableLake
 ) -> dg.AssetCheckResult:
     """The mean score is not far below that of the nights before, by the same model."""
-
-    def judge(tables: Lake, library: str) -> Verdict:
-        return judge_fall(tables, library, config.largest_fall, config.nights)
-
+    judge = partial(judge_fall, largest_fall=config.largest_fall, nights=config.nights)
     return _result(context, lake.open(), judge, dg.AssetCheckSeverity.WARN)
 
 
