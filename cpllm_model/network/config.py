@@ -25,6 +25,10 @@ HUB_PARTS = {
 VERSIONS = {"sampling": 3, "statistics": 2, "prompts": 3}
 
 
+#: Seconds of video to a look, and most looks, of every size.
+LOOKS = {"look_every_s": 2.5, "most_looks": 8}
+
+
 class EfficientNetLiteConfig(PreTrainedConfig):
     """Configuration of EfficientNet-Lite0, whose tokens are three depths and a grid of cells.
 
@@ -135,7 +139,7 @@ class CPLLMConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, vocab_size: int = 1024) -> CPLLMConfig:
         """Give the size this project trains: a few million parameters, for one CPU core."""
-        sampling = {"look_every_s": 2.5, "most_looks": 8, "context_frames": 1, "context_size_px": 224,
+        sampling = {**LOOKS, "context_frames": 1, "context_size_px": 224,
                     "burst_frames": 8, "fragment_grid": 3, "fragment_px": 96}  # fmt: skip
         context, pixel = EfficientNetLiteConfig(), CPLLMPixelConfig()
         text = {"model_type": "qwen3", "vocab_size": vocab_size, "hidden_size": 160, "intermediate_size": 480,
@@ -186,6 +190,6 @@ def hub_sampling(context_size_px: int, burst_frames: int, mosaic_px: int = 288, 
     the mosaic are FAST-VQA's idea (Wu et al., 2022) at VideoPrism's 288 px.
     """
     fragment_px = 2 * patch_px if mosaic_px % (2 * patch_px) == 0 else mosaic_px
-    return {"look_every_s": 2.5, "most_looks": 8, "context_frames": 3, "context_size_px": context_size_px,
+    return {**LOOKS, "context_frames": 3, "context_size_px": context_size_px,
             "burst_frames": burst_frames, "fragment_grid": mosaic_px // fragment_px,
             "fragment_px": fragment_px}  # fmt: skip

@@ -12,19 +12,10 @@ from PIL import Image
 from cpllm_model import errors
 from cpllm_model.decoding.pictures import _webp_size
 from cpllm_model.decoding.samples import DecodeLimits, VideoSamples, picture_codec
-from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.decoding.video import decode, probe
+from tests.cpllm_model.decoding.settings import SETTINGS
 
-SETTINGS = SamplingSettings(
-    look_every_s=0.1,
-    most_looks=4,
-    context_frames=3,
-    context_size_px=48,
-    burst_frames=5,
-    fragment_grid=2,
-    fragment_px=32,
-)
 WIDTH, HEIGHT = 161, 99
 
 

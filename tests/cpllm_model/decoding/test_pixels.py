@@ -9,17 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpllm_model.decoding.pixels import FrameConverter
-from cpllm_model.decoding.sampling import SamplingSettings
-
-SETTINGS = SamplingSettings(
-    look_every_s=0.1,
-    most_looks=4,
-    context_frames=3,
-    context_size_px=48,
-    burst_frames=5,
-    fragment_grid=2,
-    fragment_px=32,
-)
+from tests.cpllm_model.decoding.settings import SETTINGS
 
 
 def frame_of(planes, name="yuv420p", full_range=False):

@@ -18,16 +18,8 @@ from cpllm_model.decoding.pixels import FrameConverter
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
 from cpllm_model.decoding.sampling import SamplingSettings, Window
 from cpllm_model.decoding.video import decode, probe
+from tests.cpllm_model.decoding.settings import SETTINGS
 
-SETTINGS = SamplingSettings(
-    look_every_s=0.1,
-    most_looks=4,
-    context_frames=3,
-    context_size_px=48,
-    burst_frames=5,
-    fragment_grid=2,
-    fragment_px=32,
-)
 H264 = {"vcodec": "libx264", "preset": "veryfast", "bf": 3, "g": 40, "pix_fmt": "yuv420p"}
 HEVC = {"vcodec": "libx265", "preset": "ultrafast", "pix_fmt": "yuv420p"}
 HEVC_OPEN = {**HEVC, "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=40:bframes=4:scenecut=0"}
