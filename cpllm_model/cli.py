@@ -243,6 +243,9 @@ def corpus(
         list[Path] | None, typer.Option(help="Manifest of pictures that people rated; may be given again.")
     ] = None,
     rated_contents: Annotated[int, typer.Option(help="How many of these pictures are taken, at most.", min=0)] = 200,
+    stills: Annotated[
+        int, typer.Option(help="Rated pictures of which still versions are made, too; four each.", min=0)
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
 ) -> None:
@@ -251,7 +254,7 @@ def corpus(
         from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
         console = Console(stderr=True)
-        settings = CorpusSettings(clips, scenes, seed, processes, screens, rated_contents)
+        settings = CorpusSettings(clips, scenes, seed, processes, screens, rated_contents, stills)
         folders, manifests = ([_existing(path) for path in paths or []] for paths in (sources, rated))
         made = make_corpus(folders, out, settings, lambda line: console.print(_shown(line)), manifests)
     Console().print(_shown(f"{made}"))

@@ -37,8 +37,9 @@ class Content:
         name: of the source, whatever its path; every take and version of it shares its split.
         take: number of the take of the same source.
         shows: the answer of SCENE_FACTS["kind"]; None where it is not known.
-        split: decided by the rating's data set; None is by the name.
+        rated_split: the split of the rating's data set; None is by the name.
         mos: rating of the source, 1-5; None where nobody rated it.
+        is_still: whether its versions are still pictures, each one frame, and not clips.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Content:
     shows: str | None = None
     rated_split: str | None = None
     mos: float | None = None
+    is_still: bool = False
 
     @property
     def content_id(self) -> str:
@@ -69,6 +71,7 @@ def find_contents(
     rated_contents: int = 0,
     recipes_per_content: int = 10,
     report: Callable[[str], None] = print,
+    stills: int = 0,
 ) -> list[Content]:
     """List as many contents as so many clips need, in an order that makes every beginning a fair sample.
 
@@ -80,18 +83,22 @@ def find_contents(
         rated_contents: how many of these are taken, at most all contents.
         recipes_per_content: clips that a content gives.
         report: takes a line a file that is left out.
+        stills: how many rated pictures are taken as still pictures, beside and among those that are filmed.
 
     Raises:
         DataSetError: there is not one source, or the manifests put one content into two splits.
     """
     count = max(1, -(-clips // recipes_per_content))
     rows = [row for manifest in rated for row in read_manifest(manifest)]
-    people = _rated(rows, min(rated_contents, count), report)
+    rated_contents = min(rated_contents, count)
+    pictures = _rated(rows, max(rated_contents, stills), report)
+    people = pictures[:rated_contents]
+    shown = [replace(one, name=one.name.replace("rated-", "still-", 1), is_still=True) for one in pictures[:stills]]
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in (Path(row.file) for row in rows):
         if path.is_file():
             by_size[path.stat().st_size].append(path)
-    seen: dict[str, str] = {content.name.rsplit(".", 1)[-1]: content.source for content in people}
+    seen: dict[str, str] = {content.name.rsplit(".", 1)[-1]: content.source for content in pictures}
     first = [_rendered(seed) for seed in range(scenes)] + [
         Content("screen", str(seed), f"screen-{seed}", shows="animation" if is_drawn(seed) else "screen")
         for seed in range(screens)
@@ -113,7 +120,7 @@ def find_contents(
                 Content(kind, str(path), f"{kind}-{digest}", take, _shows(path.relative_to(folder)))
                 for take in range(TAKES_A_ROUND if kind == "clip" else 1)
             ]
-    if not first and not people:
+    if not first and not pictures:
         raise DataSetError(
             f"no photograph or clip in {', '.join(map(str, sources)) or 'no folder'}, and no scene or screen asked"
         )
@@ -122,7 +129,7 @@ def find_contents(
     rounds = -(-wanted // max(1, len(first)))
     again = [replace(one, take=one.take + TAKES_A_ROUND * number) for number in range(rounds) for one in first][:wanted]
     # Each list is spread evenly over the whole.
-    placed = [((index + 0.5) / len(part), one) for part in (again, people) for index, one in enumerate(part)]
+    placed = [((index + 0.5) / len(part), one) for part in (again, people, shown) for index, one in enumerate(part)]
     return [content for _, content in sorted(placed, key=lambda pair: pair[0])]
 
 

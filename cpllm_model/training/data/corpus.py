@@ -21,7 +21,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ffmpeg
 import numpy as np
 
 from cpllm_model.errors import DataSetError
@@ -29,11 +28,13 @@ from cpllm_model.training.data import encode
 from cpllm_model.training.data.contents import Content, find_contents
 from cpllm_model.training.data.degradation import degrade, lead_of, split, stride_of
 from cpllm_model.training.data.descriptions import SceneFacts, describe
-from cpllm_model.training.data.distortions import KINDS, Recipe, Step, draw_recipes, mos_of
+from cpllm_model.training.data.distortions import KINDS, Recipe, Step, draw_recipes, draw_still_recipes, mos_of
 from cpllm_model.training.data.filming import FRAMES, Film, film
 from cpllm_model.training.data.manifests import MANIFEST_NAME, LabelledVideo, read_manifest, write_manifest
 
 DATASET = "distortions"
+#: Data set of the versions that are still pictures.
+STILLS = "distorted-stills"
 #: On average: nine, or twelve where there is a rate ladder.
 RECIPES_PER_CONTENT = 10
 FRAME_RATES = (24.0, 25.0, 30.0, 50.0, 60.0)
@@ -61,6 +62,7 @@ class CorpusSettings:
         processes: contents at once; None is one a core.
         screens: rendered screens, cartoons and games.
         rated_contents: rated pictures among the contents, at most.
+        stills: rated pictures of which still versions are made, too; four each.
     """
 
     clips: int = 6000
@@ -69,6 +71,7 @@ class CorpusSettings:
     processes: int | None = None
     screens: int = 60
     rated_contents: int = 200
+    stills: int = 0
 
 
 def make_corpus(
@@ -104,6 +107,7 @@ def make_corpus(
         settings.rated_contents,
         RECIPES_PER_CONTENT,
         report,
+        settings.stills,
     )
     with ProcessPoolExecutor(settings.processes or os.cpu_count()) as pool:
         jobs = {pool.submit(make_content, content, out, settings.seed): content for content in contents}
@@ -140,9 +144,10 @@ def make_content(content: Content, out: Path, seed: int) -> int:
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     source = _Source(content, int.from_bytes(digest[8:16], "big"), float(rng.choice(FRAME_RATES)))
     pristine = source.film()
+    draw = draw_still_recipes if content.is_still else draw_recipes
     made = [
         _make_clip(source, pristine, f"{content.content_id}.{index}", recipe, out)
-        for index, recipe in enumerate(draw_recipes(rng, _usable_kinds(pristine.planes_TJW)))
+        for index, recipe in enumerate(draw(rng, _usable_kinds(pristine.planes_TJW)))
     ]
     videos = [_described(video, rng) for video in _never_better_when_worse([video for video in made if video])]
     write_manifest(videos, part)
@@ -157,15 +162,21 @@ class _Source:
     seed: int
     fps: float
 
+    @property
+    def frames(self) -> int:
+        """Number of frames of each version."""
+        return 1 if self.content.is_still else FRAMES
+
     def film(self, stride: int = 1, lead: int = 0) -> Film:
         """Film the clip, its frames so many apart, after so many frames that come before it."""
-        return film(self.content, self.seed, np.arange(-lead, FRAMES) * stride)
+        return film(self.content, self.seed, np.arange(-lead, self.frames) * stride)
 
 
 def _usable_kinds(planes_TJW: np.ndarray) -> list[str]:
     """Give the kinds of distortion that show: no stutter of what stands still, no saturation of grey."""
     luma_THW, *chroma = split(planes_TJW)
-    motion = np.abs(np.diff(luma_THW.astype(np.int16), axis=0)).mean()
+    is_still = len(luma_THW) == 1
+    motion = 0.0 if is_still else np.abs(np.diff(luma_THW.astype(np.int16), axis=0)).mean()
     distance = max(np.abs(plane.astype(np.int16) - 128).mean() for plane in chroma)
     unseen = {"oversaturation", "desaturation"} if distance < GREY_CODES else set()
     # What is black and white has no colour that could be wrong.
@@ -173,7 +184,9 @@ def _usable_kinds(planes_TJW: np.ndarray) -> list[str]:
     unseen |= {"low frame rate", "combing"} if motion < MOVING_CODES else set()
     return [
         name for name, kind in KINDS.items()
-        if name not in unseen and (motion >= STILL_CODES or kind.family != "stutter")
+        if name not in unseen
+        and (motion >= STILL_CODES or kind.family != "stutter")
+        and not (is_still and kind.family in TIMED)
     ]  # fmt: skip
 
 
@@ -198,19 +211,22 @@ def _make_clip(source: _Source, pristine: Film, video_id: str, recipe: Recipe, o
             return None
         vmaf = encode.vmaf(clip, reference_TJW, fps, pristine.window_px)
         shown_TJW = encode.read_planes(
-            ffmpeg.input(str(clip)), reference_TJW.shape[2], reference_TJW.shape[1] * 2 // 3, FRAMES
+            encode.own_input(clip), reference_TJW.shape[2], reference_TJW.shape[1] * 2 // 3, source.frames
         )
-    if len(vmaf) != FRAMES:
-        raise encode.EncodeError(f"{clip.name} has {len(vmaf)} frames of {FRAMES}")
+    if len(vmaf) != source.frames:
+        raise encode.EncodeError(f"{clip.name} has {len(vmaf)} frames of {source.frames}")
     quality_left = recipe.quality_left(vmaf.mean())
     mos = None if content.mos is None else mos_of(content.mos, quality_left)
     severities = _known(recipe.visible_severities(vmaf.mean()), content.mos)
     scene = SceneFacts.measure(split(shown_TJW)[0]).words()
     scene |= {} if content.shows is None else {"kind": content.shows}
+    if content.is_still:
+        # Training shows it standing and panned.
+        del scene["motion"]
     return LabelledVideo(
         video_id=video_id,
         content_id=content.content_id,
-        dataset=DATASET,
+        dataset=STILLS if content.is_still else DATASET,
         split=content.split,
         # Relative to the part's folder here; `gather` makes it relative to the corpus.
         file=f"../clips/{clip.name}",

@@ -8,11 +8,13 @@ Shape legend: T frames, J = H * 3 / 2 rows of a planar yuv420p frame, W width; H
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import ffmpeg
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from scipy.fft import next_fast_len
 
@@ -49,7 +51,7 @@ def degrade(
         planes_TJW: pristine frames.
         recipe: what is done to them.
         fps: frames a second.
-        clip: where the result goes, without a suffix; the last encoder chooses that.
+        clip: where the result goes, without a suffix; the last encoder chooses that. A single frame becomes a PNG.
         folder: for intermediate files.
         lead: frames at the beginning that only come before the clip, see `lead_of`.
 
@@ -62,7 +64,8 @@ def degrade(
     """
     degraded, reference, kept = planes_TJW, planes_TJW, []
     last = recipe.steps[-1] if recipe.steps else None
-    ends_encoded = last is not None and KINDS[last.kind].place is Place.ENCODE
+    is_still = len(planes_TJW) - lead == 1
+    ends_encoded = not is_still and last is not None and KINDS[last.kind].place is Place.ENCODE
     for step in recipe.steps[:-1] if ends_encoded else recipe.steps:
         if step.kind == LOW_FRAME_RATE:
             # The frames were taken so; see `stride_of`.
@@ -77,6 +80,9 @@ def degrade(
             continue
         degraded = changed
         kept.append(step)
+    if is_still:
+        clip = encode.write_picture(degraded[-1], clip.with_name(f"{clip.name}.png"))
+        return clip, reference[lead:], Recipe(tuple(kept))
     codec, quality = (last.kind, last.strength) if last and ends_encoded else ("x264", MEZZANINE_CRF)
     clip = clip.with_name(clip.name + encode.SUFFIXES[codec])
     encode.encode_planes(degraded[lead:], clip, fps, codec, quality)
@@ -101,7 +107,7 @@ def stride_of(recipe: Recipe, fps: float) -> int:
 def apply(planes_TJW: np.ndarray, step: Step, fps: float, folder: Path, lead: int = 0) -> np.ndarray:
     """Carry out one step on uint8 (T, J, W); give frames of the same shape."""
     rng = np.random.default_rng(step.seed)
-    if KINDS[step.kind].place is Place.ENCODE:
+    if KINDS[step.kind].place is Place.ENCODE and step.kind not in EFFECTS:
         return _encoded(planes_TJW, step, fps, folder)
     if step.kind == "packet loss":
         return _lossy(planes_TJW, step.strength, fps, folder, rng, lead)
@@ -283,6 +289,15 @@ def _combing(planes: np.ndarray, lag: float, rng: np.random.Generator) -> np.nda
     return join(*fields)
 
 
+def _jpeg(planes: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
+    stored = []
+    for frame_HW3 in encode.planes_to_rgb(planes):
+        file = io.BytesIO()
+        Image.fromarray(frame_HW3).save(file, "JPEG", quality=round(quality))
+        stored.append(np.asarray(Image.open(file)))
+    return encode.rgb_to_planes(np.stack(stored))
+
+
 def _unchanged(planes: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
     return planes
 
@@ -307,6 +322,7 @@ EFFECTS: dict[str, Effect] = {
     "judder": _judder,
     "flicker": _flicker,
     "combing": _combing,
+    "jpeg": _jpeg,
     LOW_FRAME_RATE: _unchanged,
 }
 

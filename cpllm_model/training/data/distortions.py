@@ -111,6 +111,7 @@ KINDS: dict[str, Kind] = {
     "av1": Kind("compression", Place.ENCODE, (46, 57, 61, 65, 70), "CRF", least=22),
     "mpeg4": Kind("compression", Place.ENCODE, (5, 8, 13, 20, 31), "quantiser scale", least=2),
     "mpeg2": Kind("compression", Place.ENCODE, (6, 10, 15, 22, 31), "quantiser scale", least=2),
+    "jpeg": Kind("compression", Place.ENCODE, (50, 30, 18, 11, 5), "quality", least=92),
     "packet loss": Kind("packet loss", Place.TRANSMIT, (0.08, 0.18, 0.32, 0.48, 0.67), "share of the frame lost"),
     "upscaling": Kind("blur", Place.RESCALE, (0.70, 0.56, 0.44, 0.33, 0.23), "factor of the smaller size",
                       farthest=0.05),
@@ -118,6 +119,10 @@ KINDS: dict[str, Kind] = {
 # fmt: on
 #: Encoders of the rate ladders, and how often each makes a content's; the older two only appear by themselves.
 LADDER_CODECS = {"x264": 0.3, "x265": 0.2, "vp9": 0.25, "av1": 0.25}
+#: Encoders of moving pictures.
+VIDEO_CODECS = tuple(name for name, kind in KINDS.items() if kind.place is Place.ENCODE and name != "jpeg")
+#: Encoders of still versions, and how often each is taken; the last two are inside of HEIC and AVIF.
+STILL_CODECS = {"jpeg": 0.7, "x264": 0.1, "x265": 0.1, "av1": 0.1}
 #: Share of contents that have a rate ladder of all five rungs.
 LADDER_SHARE = 0.5
 #: Share of the steps of severity 5 that go beyond it, where their kind can.
@@ -257,7 +262,7 @@ def draw_recipes(rng: np.random.Generator, usable: Sequence[str] = tuple(KINDS))
         usable: kinds that show on this content.
     """
     codec = str(rng.choice(list(LADDER_CODECS), p=list(LADDER_CODECS.values())))
-    others = [name for name, kind in KINDS.items() if kind.place is Place.ENCODE and name != codec]
+    others = [name for name in VIDEO_CODECS if name != codec]
     recipes = [Recipe(())]
     if rng.random() < LADDER_SHARE:
         recipes += [Recipe((_step(rng, codec, severity),), codec, severity - 1) for severity in range(1, 6)]
@@ -273,6 +278,27 @@ def draw_recipes(rng: np.random.Generator, usable: Sequence[str] = tuple(KINDS))
         steps.append(_step(rng, str(rng.choice([codec, *others])), rng.uniform(0, 3.8)))
         recipes.append(Recipe(_in_order(steps, rng)))
     return recipes
+
+
+def draw_still_recipes(rng: np.random.Generator, usable: Sequence[str] = tuple(KINDS)) -> list[Recipe]:
+    """Draw the recipes of a still picture.
+
+    They are: one kind of distortion at two severities; one encode; a chain of one or two distortions and an encode.
+
+    Args:
+        rng: draws.
+        usable: kinds that show on this picture.
+    """
+
+    def encode() -> str:
+        return str(rng.choice(list(STILL_CODECS), p=list(STILL_CODECS.values())))
+
+    kind, seed = _distinct(rng, usable, 1)[0], int(rng.integers(2**31))
+    severities = sorted(rng.choice([1, 2, 3, 4, 5], 2, replace=False).tolist())
+    recipes = [Recipe((Step(kind, severity, seed, _beyond(rng, kind, severity)),)) for severity in severities]
+    recipes.append(Recipe((_step(rng, encode(), rng.uniform(0.8, 5)),)))
+    steps = [_step(rng, kind, rng.uniform(1, 4.2)) for kind in _distinct(rng, usable, int(rng.integers(1, 3)))]
+    return [*recipes, Recipe((*_in_order(steps, rng), _step(rng, encode(), rng.uniform(0, 3.8))))]
 
 
 def _distinct(rng: np.random.Generator, usable: Sequence[str], count: int) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image
 
 #: Codec name -> encoder options; rates are the encoder's own constant-quality scale.
 CODECS: dict[str, dict[str, Any]] = {
@@ -37,6 +38,7 @@ SUFFIXES = {"x264": ".mp4", "x265": ".mp4", "vp9": ".webm", "av1": ".mp4", "mpeg
 #: ffmpeg's option ends here; SVT-AV1 itself goes on to 70.
 SVT_CRF_MAX = 63
 RUN_LIMIT_S = 300.0
+_RGB_FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 #: glibc gives frames back to the system and fetches them again for each one unless told not to: twice the time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
 # Undocumented colours would be guessed from the size by every player in its own way.
@@ -65,8 +67,7 @@ def write_video(
     """
     _, height, width, _ = frames_THW3.shape
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
-    # The RGB -> YUV matrix is stated: swscale's default depends on the build.
-    source = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd")
+    source = _as_bt709(source)
     _run(source.output(str(path), **(encoder_options(codec, crf) | COLOUR | options)), frames_THW3)
     return path
 
@@ -127,9 +128,28 @@ def rgb_to_planes(frames_THW3: np.ndarray) -> np.ndarray:
     """Convert RGB frames of even size to limited-range BT.709 yuv420p, uint8 (T, J, W)."""
     _, height, width, _ = frames_THW3.shape
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=25)
-    source = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd")
-    raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="yuv420p"), frames_THW3)
+    raw = _run(_as_bt709(source).output("pipe:", format="rawvideo", pix_fmt="yuv420p"), frames_THW3)
     return np.frombuffer(raw, np.uint8).reshape(-1, height * 3 // 2, width)
+
+
+def planes_to_rgb(planes_TJW: np.ndarray) -> np.ndarray:
+    """Convert limited-range BT.709 yuv420p to RGB, uint8 (T, H, W, 3)."""
+    height, width = planes_TJW.shape[1] * 2 // 3, planes_TJW.shape[2]
+    source = pipe_input(width, height, 25).filter("scale", in_color_matrix="bt709", in_range="tv", flags=_RGB_FLAGS)
+    raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="rgb24"), planes_TJW)
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+def write_picture(planes_JW: np.ndarray, path: Path) -> Path:
+    """Write one limited-range BT.709 yuv420p frame as a picture; the suffix chooses the format."""
+    Image.fromarray(planes_to_rgb(planes_JW[None])[0]).save(path)
+    return path
+
+
+def own_input(path: Path) -> Any:
+    """Give the ffmpeg input of a clip or picture of the project's own, as limited-range BT.709."""
+    source = ffmpeg.input(str(path))
+    return _as_bt709(source).filter("format", "yuv420p") if path.suffix == ".png" else source
 
 
 def vmaf(
@@ -152,9 +172,7 @@ def vmaf(
     reference = pipe_input(reference_TJW.shape[2], reference_TJW.shape[1] * 2 // 3, fps)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "vmaf.json"
-        clocks = [
-            stream.filter("settb", "1/1000").filter("setpts", "N") for stream in (ffmpeg.input(str(clip)), reference)
-        ]
+        clocks = [stream.filter("settb", "1/1000").filter("setpts", "N") for stream in (own_input(clip), reference)]
         if window_px is not None:
             left, top, width, height = window_px
             clocks = [stream.filter("crop", width, height, left, top) for stream in clocks]
@@ -193,6 +211,11 @@ def probe_own(path: Path | str) -> tuple[int, int, int]:
 def ffmpeg_binary() -> str:
     """Give the path of the static ffmpeg that comes with imageio-ffmpeg."""
     return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _as_bt709(rgb: Any) -> Any:
+    """State the RGB -> YUV matrix: swscale's default depends on the build."""
+    return rgb.filter("scale", out_color_matrix="bt709", out_range="tv", flags=_RGB_FLAGS)
 
 
 def _run(stream: Any, frames: np.ndarray | None = None, limit_s: float = RUN_LIMIT_S) -> bytes:

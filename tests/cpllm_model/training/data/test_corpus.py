@@ -1,6 +1,7 @@
 """The corpus: rendered and rated contents through real encoders, labels and words that agree, splits by content."""
 
 import shutil
+from pathlib import Path
 
 import ffmpeg
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from cpllm_model.errors import DataSetError
 from cpllm_model.scale import DISTORTIONS, SCENE_FACTS, level_of
 from cpllm_model.training.data import corpus as corpora
-from cpllm_model.training.data import distortions, encode, filming
+from cpllm_model.training.data import degradation, distortions, encode, filming
 from cpllm_model.training.data.contents import Content
 from cpllm_model.training.data.corpus import CorpusSettings, gather, make_corpus
 from cpllm_model.training.data.descriptions import describe, mentions, named, scene_mentions
@@ -100,6 +101,35 @@ def test_the_rating_of_the_source_decides_the_scale(small_corpus):
         else:
             assert video.mos is None
             assert not any(f" {word}." in (video.description or "") for word in ("bad", "poor", "fair", "good"))
+
+
+def test_still_versions_are_pictures_of_what_a_still_can_have(tmp_path):
+    picture = Image.fromarray(render_scene(3, 192, 128, 1)[0])
+    picture.save(tmp_path / "rated.png")
+    rated = LabelledVideo("rated.png", "group", "ours", "validation", "rated.png", mos=RATING)
+    write_manifest([rated], tmp_path / "rated.parquet")
+    settings = CorpusSettings(clips=1, scenes=0, processes=1, screens=0, rated_contents=0, stills=1)
+    make_corpus([], tmp_path, settings, lambda line: None, [tmp_path / "rated.parquet"])
+    videos = read_manifest(tmp_path)
+    assert len(videos) == 4 and {video.content_id for video in videos} == {videos[0].content_id}
+    for video in videos:
+        assert video.dataset == corpora.STILLS and video.split == "validation"
+        with Image.open(video.file) as shown:
+            assert shown.format == "PNG" and min(shown.size) >= 84
+        assert video.mos is not None and video.mos == pytest.approx(mos_of(RATING, video.quality_left or 0))
+        assert video.severities is not None and all(video.severities[name] == 0 for name in corpora.TIMED)
+        assert video.scene is not None and "motion" not in video.scene  # it is shown standing and panned
+        kinds = {step["kind"] for step in video.recipe_steps()}
+        assert kinds and not any(distortions.KINDS[kind].family in corpora.TIMED for kind in kinds)
+
+
+def test_a_stronger_jpeg_is_smaller_and_further_from_its_original():
+    planes = encode.rgb_to_planes(render_scene(3, 192, 128, 1))
+    mild, strong = (degradation.apply(planes, Step("jpeg", severity), 25, Path()) for severity in (1, 5))
+    errors = [np.abs(one.astype(int) - planes).mean() for one in (mild, strong)]
+    assert mild.shape == planes.shape and 0 < errors[0] < errors[1] / 2
+    flat = encode.rgb_to_planes(np.full((1, 64, 64, 3), (200, 60, 40), np.uint8))
+    assert np.array_equal(encode.rgb_to_planes(encode.planes_to_rgb(flat)), flat)
 
 
 def test_a_severity_is_never_rated_better_than_a_milder_one(small_corpus):
