@@ -28,8 +28,9 @@ from cpllm_model.errors import ConfigurationError
 
 _STRICT = ConfigDict(extra="forbid")
 
-Part = Literal["context_encoder", "pixel_encoder", "projectors", "decoder"]
-PARTS: tuple[Part, ...] = ("context_encoder", "pixel_encoder", "projectors", "decoder")
+#: "pixel_encoder" is without the token of computed statistics, which is the part "statistics".
+Part = Literal["context_encoder", "pixel_encoder", "statistics", "projectors", "decoder"]
+PARTS: tuple[Part, ...] = ("context_encoder", "pixel_encoder", "statistics", "projectors", "decoder")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -94,13 +95,13 @@ class Stage:
         steps: of the optimizer.
         objective: "tasks" trains through the decoder; "probe" trains encoders through a head of their own,
             which are thrown away: a fraction of the cost.
-        learns: parts that learn; the others are frozen. A frozen encoder is run once over every view.
+        learns: parts that learn; the others are frozen. A frozen encoder is run once over every view. A probe of the
+            statistics alone is shown no pictures: it sees hundreds of videos in the time of one.
         weights: data set -> how often its contents are drawn in this stage, instead of the run's weights; those that
             are not named are left out.
         contents, versions: a batch is so many contents with at most so many versions of each.
         segments: segments of a video in a batch, drawn anew for each.
-        fragments: fragments a side of a burst; fewer than the model's show more videos in the same time. 0 shows a
-            probe the statistics alone, of hundreds of videos in the time of one.
+        fragments: fragments a side of a burst; fewer than the model's show more videos in the same time.
         accumulate: batches to a step.
         learning_rate: peak, after a linear warm-up; falls to 0 as a cosine.
         rates: part -> factor on the learning rate.
@@ -120,7 +121,7 @@ class Stage:
     contents: PositiveInt = 4
     versions: PositiveInt = 5
     segments: tuple[PositiveInt, ...] = (1, 2)
-    fragments: NonNegativeInt | None = None
+    fragments: PositiveInt | None = None
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     rates: dict[Part, PositiveFloat] = field(default_factory=dict)

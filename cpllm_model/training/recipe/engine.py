@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 from cpllm_model.errors import TrainingError
 from cpllm_model.training.data.clips import ClipDataset, ContentBatches
 from cpllm_model.training.recipe.config import Stage
-from cpllm_model.training.recipe.objectives import PART_MODULES, Batch, Objective
+from cpllm_model.training.recipe.objectives import Batch, Objective, part_of
 
 
 class StageTrainer(Trainer):
@@ -57,13 +57,18 @@ class StageTrainer(Trainer):
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, parameter in objective.named_parameters():
             if parameter.requires_grad:
-                rate = self.args.learning_rate * self.stage.rates.get(_part(name), 1.0)
+                rate = self.args.learning_rate * self._rate(name)
                 decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
         self.optimizer = torch.optim.AdamW(
             [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
         )
         return self.optimizer
+
+    def _rate(self, name: str) -> float:
+        """Give the factor on the learning rate of an objective's parameter; a probe's head has the stage's own."""
+        part = part_of(name.removeprefix("model.")) if name.startswith("model.") else None
+        return self.stage.rates.get(part, 1.0) if part else 1.0
 
     def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Give the loss of a batch.
@@ -159,8 +164,3 @@ def _append(path: Path, line: dict) -> None:
     """Write a line of a JSON log."""
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def _part(name: str) -> Any:
-    module = name.split(".")[1] if name.startswith("model.") else ""
-    return next((part for part, modules in PART_MODULES.items() if module in modules), None)

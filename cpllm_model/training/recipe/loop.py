@@ -139,7 +139,7 @@ class StageRun:
         if stage.lora:
             _adapt(model, stage)
         self.objective: Any = (
-            Probe(model, processor, stage.learns, fragments=stage.fragments != 0)
+            Probe(model, processor, stage.learns)
             if stage.objective == "probe"
             else TaskObjective(model, processor, config.tasks, stage.learns)
         )

@@ -31,12 +31,13 @@ from cpllm_model.training.data.manifests import LabelledVideo
 from cpllm_model.training.recipe.config import Part, Tasks
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
 
-#: Part -> the model's modules that belong to it.
-PART_MODULES: dict[Part, tuple[str, ...]] = {
-    "context_encoder": ("context_encoder",),
-    "pixel_encoder": ("pixel_encoder",),
-    "projectors": ("context_projector", "pixel_projector", "markers"),
-    "decoder": ("language_model",),
+#: Part -> beginnings of the names of the model's parameters that belong to it; the longest that fits counts.
+PART_PREFIXES: dict[Part, tuple[str, ...]] = {
+    "context_encoder": ("context_encoder.",),
+    "pixel_encoder": ("pixel_encoder.",),
+    "statistics": ("pixel_encoder.statistics_mlp.",),
+    "projectors": ("context_projector.", "pixel_projector.", "markers."),
+    "decoder": ("language_model.",),
 }
 Batch = dict[str, Any]
 #: Rating that is assumed of a source that nobody rated, only to say how far its versions lie apart: about what people
@@ -130,6 +131,17 @@ class Collator:
         return [(index, ids, [*processor.text_ids(answer), processor.eos_id]) for ids, answer in found]
 
 
+def part_of(name: str) -> Part | None:
+    """Give the part that a parameter of the model belongs to."""
+    fitting: list[tuple[int, Part]] = [
+        (len(prefix), part)
+        for part, prefixes in PART_PREFIXES.items()
+        for prefix in prefixes
+        if name.startswith(prefix)
+    ]
+    return max(fitting)[1] if fitting else None
+
+
 def _imagined(rng: np.random.Generator) -> tuple[float, dict[str, float], dict[str, str], str]:
     """Make up what was answered of a clip, and describe that.
 
@@ -181,12 +193,31 @@ def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
 
 
 class Objective(nn.Module):
-    """A model and what is minimised of it; see the module."""
+    """A model and what is minimised of it; see the module.
+
+    Args:
+        model: to train.
+        learns: its parts that learn; the others are frozen.
+    """
 
     model: CPLLMForVideoQuality
     #: Whether key frames, and bursts, are looked at: by encoders that learn or, in validation, at all.
     context, pixels = True, True
     sees_context, sees_pixels = True, True
+
+    def __init__(self, model: CPLLMForVideoQuality, learns: Sequence[Part]) -> None:
+        super().__init__()
+        self.model, self.learns = model, frozenset(learns)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(part_of(name) in self.learns)
+
+    def train(self, mode: bool = True) -> Objective:
+        """Switch to training; a frozen token of statistics stays as it is at inference, without dropout."""
+        super().train(mode)
+        statistics = getattr(self.model.pixel_encoder, "statistics_mlp", None)
+        if statistics is not None and "statistics" not in self.learns:
+            statistics.eval()
+        return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Give what learns, and buffers; frozen weights are in the model that a stage began with.
@@ -210,33 +241,26 @@ class Probe(Objective):
 
     Args:
         model, processor: of the run.
-        learns: encoders that learn.
-        fragments: whether pictures are shown, or of this project's own pixel encoder the token of statistics alone
-            learns.
+        learns: encoders that learn; of a pixel encoder that learns, a token of statistics that does not is shown, too.
 
     Raises:
         ConfigurationError: nothing is there to learn from.
     """
 
-    def __init__(
-        self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, learns: Sequence[Part], *, fragments: bool = True
-    ) -> None:
-        super().__init__()
-        self.model, self.processor = model, processor
-        self.model.requires_grad_(False)
-        for part in ("context_encoder", "pixel_encoder"):
-            getattr(model, part).requires_grad_(part in learns)
+    def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, learns: Sequence[Part]) -> None:
+        super().__init__(model, learns)
+        self.processor = processor
         # The statistics' token is no peer of the learned ones and is not averaged with them.
         self.statistics = bool(getattr(model.config.pixel_config, "statistics", False))
-        if not fragments and not self.statistics:
-            raise ConfigurationError("a probe of fragments: 0 needs a pixel encoder with a token of statistics")
-        self.context = self.sees_context = fragments and "context_encoder" in learns
-        self.pixels = self.sees_pixels = fragments and "pixel_encoder" in learns
+        self.context = self.sees_context = "context_encoder" in learns
+        self.pixels = self.sees_pixels = "pixel_encoder" in learns
+        if not (self.context or self.pixels or ("statistics" in learns and self.statistics)):
+            raise ConfigurationError("a probe needs an encoder that learns, or a pixel encoder's token of statistics")
         learned = self.pixels and getattr(model.config.pixel_config, "cnn", True)
         pixel_width = model.pixel_encoder.config.hidden_size
         widths = {"context": 2 * model.context_encoder.config.hidden_size * self.context,
                   "pixel": 2 * pixel_width * learned,
-                  "statistics": pixel_width * self.statistics * ("pixel_encoder" in learns)}  # fmt: skip
+                  "statistics": pixel_width * self.statistics * (self.pixels or "statistics" in learns)}  # fmt: skip
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name, width in widths.items() if width})
         answers = nn.Linear(HEAD_WIDTH, 1 + 2 * len(DISTORTIONS))
         nn.init.normal_(answers.weight, std=0.02)
@@ -305,12 +329,9 @@ class TaskObjective(Objective):
     def __init__(
         self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, tasks: Tasks, learns: Sequence[Part]
     ) -> None:
-        super().__init__()
-        self.model, self.processor, self.tasks = model, processor, tasks
-        self.context, self.pixels = "context_encoder" in learns, "pixel_encoder" in learns
-        for part, modules in PART_MODULES.items():
-            for name in modules:
-                getattr(model, name).requires_grad_(part in learns)
+        super().__init__(model, learns)
+        self.processor, self.tasks = processor, tasks
+        self.context, self.pixels = "context_encoder" in learns, bool({"pixel_encoder", "statistics"} & self.learns)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Give the parts of the loss and their weighted sum."""

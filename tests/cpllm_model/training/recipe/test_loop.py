@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from safetensors import safe_open
 from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.decoding.video import decode
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
+from cpllm_model.network.config import CPLLMConfig
+from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.statistics import burst_statistics
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.scale import DISTORTIONS
@@ -30,8 +33,9 @@ from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, wr
 from cpllm_model.training.data.scenes import render_scene
 from cpllm_model.training.recipe import loop
 from cpllm_model.training.recipe.calibration import naming_thresholds, std_calibration
-from cpllm_model.training.recipe.config import Data, Lora, TrainConfig
+from cpllm_model.training.recipe.config import Data, Lora, Part, TrainConfig
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
+from cpllm_model.training.recipe.objectives import Objective, part_of
 
 SAMPLING = SamplingSettings(
     look_every_s=0.1,
@@ -206,6 +210,32 @@ def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manif
     assert loop._is_whole(two.out / "model")
     ours, theirs = (dict(loop.load(folder)[0].named_parameters()) for folder in (two.out / "model", expected))
     assert ours.keys() == theirs.keys() and all(weights.isfinite().all() for weights in ours.values())
+
+
+def test_a_part_that_is_frozen_stays(manifest, cache_folder, tmp_path):
+    common = {"objective": "probe", "steps": 2, "contents": 2, "versions": 2, "segments": [1], "warmup_steps": 0}
+    stages = [
+        {"name": "statistics", "learns": ["statistics"], **common},
+        {"name": "vision", "learns": ["context_encoder", "pixel_encoder"], "fragments": 1, **common},
+    ]
+    config = configuration(manifest, cache_folder, tmp_path / "parts", stages=stages)
+    loop.train(config, report=lambda line: None)
+    folders = [config.out / "start", *(config.out / "stages" / stage["name"] / "model" for stage in stages)]
+    weights = [dict(loop.load(folder)[0].named_parameters()) for folder in folders]
+    for (before, after), parts in zip(
+        pairwise(weights), [{"statistics"}, {"context_encoder", "pixel_encoder"}], strict=True
+    ):
+        assert {part_of(name) for name in before if not torch.equal(before[name], after[name])} == parts
+
+
+def test_dropout_leaves_a_frozen_token_of_statistics_alone():
+    model = CPLLMForVideoQuality(CPLLMConfig.tiny(vocab_size=300))
+    values = torch.randn(3, len(model.pixel_encoder.statistics_mean))
+    cases: list[tuple[list[Part], bool]] = [(["pixel_encoder"], True), (["pixel_encoder", "statistics"], False)]
+    for learns, same in cases:
+        Objective(model, learns).train()
+        tokens = [model.pixel_encoder.statistics_token(values) for _ in range(2)]
+        assert torch.equal(*tokens) == same
 
 
 def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_path):
