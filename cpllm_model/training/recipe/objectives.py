@@ -50,8 +50,10 @@ HEAD_WIDTH, STREAM_DROPOUT = 256, 0.15
 #: Weights of a probe's losses of order within a content and of ratings: without them the order, of which every pair
 #: gives a part, outweighs what people said.
 RANK_WEIGHT, MOS_WEIGHT = 0.5, 2.0
-#: Pairs that each clip is compared in.
-PAIRS_A_CLIP = 2
+#: Share of the pairs of one content that are the nearest in quality: where scores do not tell, comparisons should.
+NEAREST_SHARE = 0.5
+#: Versions that differ by less, on the 1-5 scale, are as good as each other.
+LEAST_GAP = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,21 +175,26 @@ def order_of(video: LabelledVideo) -> float:
 def _pairs(batch: Batch, draws: Sequence[Draw]) -> np.ndarray:
     """Pair each clip with one of its content or, more rarely, of another, in random order; int64 (Q, 2).
 
+    Of those of its content, half of the time with the nearest in quality.
+
     Only clips of one data set are paired, since the scales of two say nothing of each other; unrated ones only with
     those of their content.
     """
     rng = np.random.default_rng([draw.seed or 0 for draw in draws])
-    content, dataset = batch["content"].numpy(), batch["dataset"].numpy()
-    ordered, rated = ~np.isnan(batch["order"].numpy()), ~np.isnan(batch["mos"].numpy())
+    content, dataset, order = (batch[name].numpy() for name in ("content", "dataset", "order"))
+    ordered, rated = ~np.isnan(order), ~np.isnan(batch["mos"].numpy())
     pairs = []
     for index in np.flatnonzero(ordered):
         peers = ordered & (dataset == dataset[index]) & (np.arange(len(ordered)) != index)
         same = peers & (content == content[index])
         others = peers & rated & (content != content[index]) if rated[index] else np.zeros_like(peers)
         if same.any() and (not others.any() or rng.random() < SAME_CONTENT_SHARE):
-            others = same
-        peers = np.flatnonzero(others)
-        for peer in rng.permutation(peers)[:PAIRS_A_CLIP].tolist():
+            gaps = np.where(same, np.abs(order - order[index]), np.inf)
+            gaps[gaps < LEAST_GAP] = np.inf
+            takes_nearest = rng.random() < NEAREST_SHARE and np.isfinite(gaps).any()
+            others = gaps == gaps.min() if takes_nearest else same
+        if others.any():
+            peer = int(rng.choice(np.flatnonzero(others)))
             pairs.append([int(index), peer] if rng.random() < 0.5 else [peer, int(index)])
     return np.array(pairs, np.int64).reshape(-1, 2)
 

@@ -35,7 +35,7 @@ from cpllm_model.training.recipe import loop
 from cpllm_model.training.recipe.calibration import naming_thresholds, std_calibration
 from cpllm_model.training.recipe.config import Data, Lora, Part, TrainConfig
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
-from cpllm_model.training.recipe.objectives import Objective, part_of
+from cpllm_model.training.recipe.objectives import Objective, _pairs, part_of
 
 SAMPLING = SamplingSettings(
     look_every_s=0.1,
@@ -381,6 +381,26 @@ def test_batches_are_functions_of_the_seed_and_hold_whole_contents(clip):
         assert len({len(draw.segments) for draw in batch}) == 1
         counts = [sum(clips[draw.clip].video.content_id == str(c) for draw in batch) for c in range(6)]
         assert max(counts) == 4 and len({draw.clip for draw in batch}) == 12
+
+
+def test_pairs_are_of_one_content_or_of_rated_videos_of_one_data_set_and_often_the_nearest():
+    order = torch.tensor([4.0, 3.8, 2.0, 3.99, 3.0, 1.0, 2.5, np.nan])
+    batch = {
+        "order": order,
+        "content": torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]),
+        "dataset": torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]),
+        # Nobody rated the content 1.
+        "mos": torch.where(torch.arange(8) // 2 == 2, torch.nan, order),
+    }
+    pairs = np.concatenate(
+        [_pairs(batch, [Draw(i, (0,), (0,), 100 * trial + i, 3) for i in range(8)]) for trial in range(300)]
+    )
+    seen = {tuple(sorted(pair)) for pair in pairs.tolist()}
+    assert seen == {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (4, 5)}
+    # The clip 0 and the clip 3 are as good as each other: the nearest of 0 is 1.
+    counts = [sum(set(pair) == {0, other} for pair in pairs.tolist()) for other in (1, 2, 3)]
+    assert counts[0] > 1.5 * max(counts[1:])
+    assert 0.4 < (pairs[:, 0] < pairs[:, 1]).mean() < 0.6
 
 
 def test_soft_labels_have_the_value_as_their_mean():
