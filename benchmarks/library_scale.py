@@ -112,7 +112,7 @@ def measure(count: int) -> dict[str, tuple[float, float, float]]:
             publish(lake, "features", LIBRARY, tokens, made=count, run_id="r", model_id=MODEL)
         del tokens
         with stages("read visual tokens to compare"):
-            assert len(TokenTable(lake.read("features", LIBRARY))) == count
+            assert len(TokenTable(lake.read("features", LIBRARY), scores)) == count
 
         graph = ComparisonGraph(scores, MODEL)
         with stages("choose pairs, refit as they double"):

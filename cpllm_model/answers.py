@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cpllm_model.decoding.samples import Event, VideoInfo
-from cpllm_model.pooling import Stretch, by_score, covered_s, pooled_levels
+from cpllm_model.pooling import Stretch, by_score, frozen_share, pooled_levels
 from cpllm_model.scale import LEVELS, SCORE_MAX, SCORE_MIN
 
 LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
@@ -28,15 +28,17 @@ SLOW_FPS = 10.0
 
 @dataclass(frozen=True, eq=False)
 class VisualTokens:
-    """What the decoder sees of a video when it describes or compares it: some segments that stand for the whole.
+    """What a video is compared by: some segments that stand for the whole, as the decoder sees them, and frozen time.
 
     Args:
         tokens_NLD: float16, of at most KEPT_SEGMENTS segments, the worst first; see pooling.by_score.
         segment_start_s: float64 (N,), when these begin.
+        frozen_share: share of the time during which the video is frozen, 0-1.
     """
 
     tokens_NLD: np.ndarray
     segment_start_s: np.ndarray
+    frozen_share: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,8 @@ class SegmentTimes:
     @property
     def frozen_share(self) -> float:
         """Share of the time during which the video is frozen, 0-1."""
-        frozen_s = covered_s([(event.start_s, event.end_s) for event in self.events if event.kind == "freeze"])
-        return min(1.0, frozen_s / float(self.length_s.sum()))
+        freezes = [(event.start_s, event.end_s) for event in self.events if event.kind == "freeze"]
+        return frozen_share(freezes, float(self.length_s.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class ViewedVideo:
         """The tokens of the segments that stand for the whole."""
         rated = np.flatnonzero(self.times.has_picture)
         kept = rated[by_score(self.segment_scores[rated], KEPT_SEGMENTS)]
-        return VisualTokens(self.tokens_NLD[kept], self.times.start_s[kept])
+        return VisualTokens(self.tokens_NLD[kept], self.times.start_s[kept], self.times.frozen_share)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ The whole is a mixture of its segments' distributions, so its score is the same 
 weighs by its length; a share of the weight goes to the worst tenth of the time, since viewers remember the worst
 moments (VQPooling, Park et al., 2013; ITU-T P.1203.3 corrects the mean over time likewise). The share is this project's
 choice.
-Frozen time counts as bad: that is how ITU-T P.1203 treats stalling.
+Frozen time counts as bad: that is how ITU-T P.1203 treats stalling. In comparisons it does likewise: a moment of one
+video is compared with a moment of the other, and a frozen one loses to a moving one.
 
 Shape legend: N segments, A levels.
 """
@@ -61,6 +62,25 @@ def pooled_levels(levels_NA: np.ndarray, length_s: np.ndarray, frozen_share: flo
     bad_A = np.zeros_like(levels_A)
     bad_A[0] = 1
     return (1 - frozen_share) * levels_A + frozen_share * bad_A
+
+
+def frozen_share(freezes: Sequence[Stretch], duration_s: float) -> float:
+    """Give the share of a video's time during which it is frozen, 0-1."""
+    return min(1.0, covered_s(freezes) / duration_s)
+
+
+def with_frozen_time(probability: float, frozen: float, other_frozen: float) -> float:
+    """Give the probability that a video is better than another, frozen time included.
+
+    Args:
+        probability: that its picture looks better while both move.
+        frozen, other_frozen: share of the time during which it is frozen, and during which the other is, 0-1.
+
+    Returns:
+        0-1; the other's is the complement.
+    """
+    both_move, one_moves = (1 - frozen) * (1 - other_frozen), (1 - frozen) * other_frozen
+    return both_move * probability + one_moves + frozen * other_frozen / 2
 
 
 def covered_s(stretches: Sequence[Stretch]) -> float:

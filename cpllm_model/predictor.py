@@ -50,7 +50,7 @@ from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.pooling import joined
+from cpllm_model.pooling import joined, with_frozen_time
 from cpllm_model.scale import (
     DISTORTIONS,
     LEVELS,
@@ -213,6 +213,8 @@ class QualityPredictor:
     def compare_tokens(self, a: Sequence[VisualTokens], b: Sequence[VisualTokens]) -> list[Comparison]:
         """Compare videos pair by pair, in both orders, segment by segment: the worst with the worst, and so on.
 
+        Frozen time counts as in a score: a frozen moment loses to a moving one, see `pooling.with_frozen_time`.
+
         Raises:
             ValueError: `a` and `b` differ in length.
             InferenceError: the network gave a number that is not finite.
@@ -230,7 +232,9 @@ class QualityPredictor:
             log_odds = np.log(np.maximum(found, LEAST_PROBABILITY))
             parts = np.split(log_odds[:, 0] - log_odds[:, 1], np.cumsum([len(one) for one in shown])[:-1])
             first_better = [1 / (1 + math.exp(-float(part.mean()))) for part in parts]
-            for ahead, behind in zip(first_better[::2], first_better[1::2], strict=True):
+            for (one, other), ahead, behind in zip(batch, first_better[::2], first_better[1::2], strict=True):
+                ahead = with_frozen_time(ahead, one.frozen_share, other.frozen_share)
+                behind = with_frozen_time(behind, other.frozen_share, one.frozen_share)
                 comparisons.append(
                     Comparison(0.5 + (ahead - behind) / 2, abs(ahead + behind - 1), (ahead + behind - 1) / 2)
                 )

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from cpllm_dagster.lake.rows import places
 from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_model.pooling import frozen_share
 from cpllm_model.ranking import (
     PRECISION,
     BradleyTerry,
@@ -208,9 +209,15 @@ class ComparisonGraph:
 
 
 class TokenTable(Mapping[str, "VisualTokens"]):
-    """The visual tokens of a features table by video id, made as they are asked for: they may exceed memory."""
+    """The visual tokens of a features table by video id, made as they are asked for: they may exceed memory.
 
-    def __init__(self, features: pa.Table) -> None:
+    Args:
+        features: rows of the features table.
+        scores: rows of the scores table, which know the events of each video.
+    """
+
+    def __init__(self, features: pa.Table, scores: pa.Table) -> None:
+        self._frozen_shares = frozen_shares(scores)
         self._batches = features.to_batches()
         self._place = {
             video_id: (batch, row)
@@ -226,10 +233,30 @@ class TokenTable(Mapping[str, "VisualTokens"]):
             self._batches[batch][name][row] for name in ("tokens", "tokens_shape", "segment_start_s")
         )
         tokens_NLD = np.frombuffer(data.as_buffer(), np.float16).reshape(shape.as_py())
-        return VisualTokens(tokens_NLD, np.array(start_s.as_py()))
+        return VisualTokens(tokens_NLD, np.array(start_s.as_py()), self._frozen_shares.get(video_id, 0.0))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._place)
 
     def __len__(self) -> int:
         return len(self._place)
+
+
+def frozen_shares(scores: pa.Table) -> dict[str, float]:
+    """Give the share of the time during which it is frozen of each video that ever is.
+
+    Args:
+        scores: rows of the scores table; those of versions without events know of no freeze.
+    """
+    if "events" not in scores.column_names:
+        return {}
+    events = scores["events"].combine_chunks()
+    is_freeze = pc.equal(pc.struct_field(pc.list_flatten(events), "kind"), "freeze")
+    frozen = scores.take(pc.list_parent_indices(events).filter(is_freeze).unique())
+    return {
+        row["video_id"]: frozen_share(
+            [(event["start_s"], event["end_s"]) for event in row["events"] if event["kind"] == "freeze"],
+            row["segment_end_s"][-1],
+        )
+        for row in frozen.select(["video_id", "events", "segment_end_s"]).to_pylist()
+    }

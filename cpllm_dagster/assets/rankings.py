@@ -63,7 +63,7 @@ def pairwise_comparisons(
     made = 0
     if graph.unfinished:
         ray.require(context)
-        tokens = TokenTable(published(tables, "features", library))
+        tokens = TokenTable(published(tables, "features", library), scores)
         with PairComparer(model.name, config.batch_settings(ray)) as comparer:
             for round_index, pairs in enumerate(graph.rounds()):
                 answers = comparer.compare(pairs, tokens)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
+from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable, frozen_shares
 from cpllm_dagster.lake.rows import validate
 from cpllm_dagster.lake.schemas import SCHEMAS
 
@@ -142,7 +142,33 @@ def test_tokens_come_back_as_they_were() -> None:
     tokens_NLD = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
     row = {"video_id": "a", "etag": "1", "model_id": MODEL, "segment_start_s": [0.0, 2.5]}
     row |= {"tokens": tokens_NLD.tobytes(), "tokens_shape": [2, 3, 4]}
-    table = TokenTable(pa.Table.from_pylist([row], SCHEMAS["features"]))
+    table = TokenTable(pa.Table.from_pylist([row], SCHEMAS["features"]), scores({"a": "1"}))
     assert list(table) == ["a"] and len(table) == 1
     assert np.array_equal(table["a"].tokens_NLD, tokens_NLD)
     assert table["a"].segment_start_s.tolist() == [0.0, 2.5]
+    assert table["a"].frozen_share == 0.0
+
+
+def event(kind: str, start_s: float, end_s: float) -> dict[str, float | str]:
+    """A row of the column `events`."""
+    return {"kind": kind, "start_s": start_s, "end_s": end_s, "share": 1.0}
+
+
+def test_tokens_know_how_long_a_video_is_frozen() -> None:
+    events = {"a": [event("black", 0, 4), event("freeze", 4, 9), event("freeze", 8, 10)], "b": [event("black", 0, 4)]}
+    rows = scores(names(3) | {"a": "1", "b": "1"}).to_pylist()
+    for row in rows:
+        row |= {"segment_start_s": [0.0, 10.0], "segment_end_s": [10.0, 20.0], "events": events.get(row["video_id"])}
+    table = pa.Table.from_pylist(rows, SCHEMAS["scores"])
+    assert frozen_shares(table) == {"a": 0.3}
+    assert frozen_shares(pa.concat_tables([table.slice(0, 2), table.slice(2)])) == {"a": 0.3}
+
+    feature = {"video_id": "a", "etag": "1", "model_id": MODEL, "segment_start_s": [0.0]}
+    feature |= {"tokens": np.zeros((1, 3, 4), np.float16).tobytes(), "tokens_shape": [1, 3, 4]}
+    tokens = TokenTable(pa.Table.from_pylist([feature], SCHEMAS["features"]), table)
+    assert tokens["a"].frozen_share == 0.3
+
+
+def test_scores_of_a_version_without_events_know_of_no_freeze() -> None:
+    assert frozen_shares(scores(names(2)).drop_columns(["events"])) == {}
+    assert frozen_shares(scores(names(2))) == {} == frozen_shares(scores({}))

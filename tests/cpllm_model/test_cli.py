@@ -21,6 +21,9 @@ from typer.testing import CliRunner
 from cpllm_model.cli import Answered, app
 from cpllm_model.errors import InferenceError, NotAVideoError
 from cpllm_model.predictor import QualityPredictor, Rating
+from cpllm_model.training.data.encode import encode_planes
+from cpllm_model.training.evaluation.stress_sources import Source
+from cpllm_model.training.evaluation.timed_clips import shot
 
 RECORD = {
     "path", "status", "is_still", "score", "score_std", "level", "description", "distortions",
@@ -197,6 +200,20 @@ def test_rank_orders_videos_and_keeps_the_failed_ones(folder):
     assert done.exit_code == 1
     assert [row.get("rank") for row in rows] == [1, 2, None]
     assert rows[0]["path"].endswith("best.mp4") and rows[2]["status"] == "failed"
+
+
+def test_rank_and_compare_count_frozen_time_as_scores_do(tmp_path):
+    moving = shot(Source("scene", "200001"), 500)
+    clean = encode_planes(moving, tmp_path / "clean.mp4", 25, "x264", 16, preset="veryfast")
+    coarse = encode_planes(moving, tmp_path / "coarse.mp4", 25, "x264", 38, preset="veryfast")
+    moving[25:-25] = moving[24].copy()
+    frozen = encode_planes(moving, tmp_path / "frozen.mp4", 25, "x264", 16, preset="veryfast")
+
+    rows = {row["path"]: row for row in map(json.loads, run("rank", tmp_path, "--json").stdout.splitlines())}
+    assert [rows[str(path)]["rank"] for path in (clean, coarse, frozen)] == [1, 2, 3]
+    assert min(rows[str(clean)]["score"], rows[str(coarse)]["score"]) > rows[str(frozen)]["score"]
+    answer = json.loads(run("compare", frozen, coarse, "--json").stdout)
+    assert answer["probability_a_better"] < 0.15
 
 
 @pytest.mark.parametrize(

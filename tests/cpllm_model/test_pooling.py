@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpllm_model.pooling import WORST_TIME, WORST_WEIGHT, by_score, covered_s, joined, pooled_levels, segment_weights
+from cpllm_model.pooling import (
+    WORST_TIME,
+    WORST_WEIGHT,
+    by_score,
+    covered_s,
+    frozen_share,
+    joined,
+    pooled_levels,
+    segment_weights,
+    with_frozen_time,
+)
 
 LEVELS = np.arange(1, 6)
 segments = st.lists(
@@ -49,6 +59,31 @@ def test_the_worst_tenth_has_its_share_of_the_weight() -> None:
 def test_frozen_time_counts_as_bad() -> None:
     excellent = np.eye(5)[[4]]
     assert pooled_levels(excellent, np.ones(1), 0.9) @ LEVELS == pytest.approx(1.4)
+
+
+shares = st.floats(0, 1)
+
+
+@given(shares, shares, shares, shares)
+def test_frozen_time_lowers_the_odds_and_the_other_video_has_the_rest(
+    probability: float, frozen: float, more: float, other: float
+) -> None:
+    found = with_frozen_time(probability, frozen, other)
+    assert 0 <= found <= 1 + 1e-12
+    assert found == pytest.approx(1 - with_frozen_time(1 - probability, other, frozen))
+    assert with_frozen_time(probability, max(frozen, more), other) <= found + 1e-12
+
+
+def test_a_video_that_moves_all_along_is_compared_by_its_picture() -> None:
+    assert with_frozen_time(0.3, 0.0, 0.0) == 0.3
+    assert with_frozen_time(0.3, 1.0, 1.0) == 0.5
+    assert with_frozen_time(0.99, 0.9, 0.0) == pytest.approx(0.099)
+
+
+def test_frozen_time_that_overlaps_counts_once() -> None:
+    assert frozen_share([(1.0, 3.0), (2.0, 5.0)], 8.0) == 0.5
+    assert frozen_share([], 8.0) == 0.0
+    assert frozen_share([(0.0, 9.0)], 8.0) == 1.0
 
 
 def test_segments_that_stand_for_a_video_go_from_the_worst_to_the_best() -> None:
