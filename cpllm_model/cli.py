@@ -523,16 +523,20 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
     from cpllm_model import ranking
 
     good = [one for one in found if one.tokens and one.rating]
-    scores = np.array([one.rating.score for one in good if one.rating])
+    scores, stds = (
+        np.array([getattr(one.rating, name) for one in good if one.rating]) for name in ("score", "score_std")
+    )
     tokens = [one.tokens for one in good if one.tokens]
 
     pairs_P2, probabilities = np.empty((0, 2), np.int64), np.empty(0)
     fitted = ranking.bradley_terry(len(good), pairs_P2, probabilities)
     for index in range(ranking.round_count(len(good))):
         chosen = ranking.next_pairs(scores, pairs_P2, fitted.strength_N if index else None, index)
-        answers = predictor.compare_tokens([tokens[i] for i, _ in chosen], [tokens[j] for _, j in chosen])
-        pairs_P2 = np.concatenate([pairs_P2, chosen])
-        probabilities = np.append(probabilities, [answer.probability_a_better for answer in answers])
+        told = ranking.told_by_scores(scores, stds, chosen)
+        asked = chosen[np.isnan(told)]
+        answers = predictor.compare_tokens([tokens[i] for i, _ in asked], [tokens[j] for _, j in asked])
+        told[np.isnan(told)] = [answer.probability_a_better for answer in answers]
+        pairs_P2, probabilities = np.concatenate([pairs_P2, chosen]), np.append(probabilities, told)
         fitted = ranking.bradley_terry(len(good), pairs_P2, probabilities, fitted.strength_N)
     ranks, percentiles = ranking.rank(fitted.strength_N)
     rows = [

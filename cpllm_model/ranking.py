@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse import csgraph
-from scipy.special import expit, ndtri
+from scipy.special import expit, ndtr, ndtri
 
 #: Standard deviation of the prior on a strength, in log-odds. It is wide, and there only to keep items finite that
 #: won or lost every comparison, or that no chain of comparisons joins to the rest.
@@ -23,6 +23,10 @@ PRIOR_SD = 10.0
 
 #: How closely strengths are fitted, in log-odds: as good as exact.
 PRECISION = 1e-8
+
+#: Scores tell two items apart if they differ by so many standard deviations of their difference: a comparison, which is
+#: right about as often as the scores, would add nothing.
+TOLD_APART = 2.0
 
 _JITTER_SD = 1.0
 _TIE = 1e-6
@@ -88,6 +92,26 @@ def next_pairs(
     repeated = np.zeros(len(chosen) + 1, dtype=bool)
     repeated[place[chosen.take(place, mode="clip") == compared] if len(chosen) else []] = True
     return np.stack(np.divmod(chosen[~repeated[:-1]], max(n, 1)), axis=1)
+
+
+def told_by_scores(score_N: np.ndarray, std_N: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
+    """Give the probability that the first of a pair is better, where scores and their uncertainty tell.
+
+    Args:
+        score_N, std_N: scores and the standard deviations of their normal errors, independent of each other.
+        pairs_P2: int, the items of each pair.
+
+    Returns:
+        float64 (P,); NaN where the scores are nearer than TOLD_APART standard deviations of their difference.
+    """
+    first, second = np.reshape(pairs_P2, (-1, 2)).T
+    deviation_P = np.hypot(std_N[first], std_N[second])
+    gap_P = score_N[first] - score_N[second]
+    is_told_P = np.abs(gap_P) > TOLD_APART * deviation_P
+    standard_P = np.divide(
+        gap_P, deviation_P, out=np.copysign(np.full(len(gap_P), np.inf), gap_P), where=deviation_P > 0
+    )
+    return np.where(is_told_P, ndtr(standard_P), np.nan)
 
 
 def _normal_quantiles(value_N: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from cpllm_model.ranking import (
     pair_codes,
     refits,
     round_count,
+    told_by_scores,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ PRECISION_OF_A_ROUND = 1e-3
 
 
 class Outcomes(NamedTuple):
-    """Compared pairs: the rows of their videos, int32, and what came of each, float64."""
+    """Compared pairs: the rows of their videos, int32, and what came of each, float64.
+
+    The gap is NaN where the scores told the videos apart and the model was not asked.
+    """
 
     pairs_P2: np.ndarray
     probability_P: np.ndarray
@@ -65,7 +69,7 @@ class ComparisonGraph:
         self.model_id = model_id
         self.video_ids: list[str] = scored["video_id"].to_pylist()
         self._videos = scored.select(["video_id", "etag"])
-        self._score_N = scored["score"].to_numpy()
+        self._score_N, self._std_N = (scored[name].to_numpy() for name in ("score", "score_std"))
         self._blocks = [NO_OUTCOMES]
         self._recovered = NO_OUTCOMES
         self._settled_N = np.zeros(len(scored), bool)
@@ -113,6 +117,7 @@ class ComparisonGraph:
     def rounds(self) -> Iterator[list[tuple[str, str]]]:
         """Yield each round's pairs of video ids; the answers are to be added before the next round is asked for.
 
+        Pairs whose scores differ by more than their uncertainty explains are answered by the scores and not yielded.
         Only pairs with a video that has no published comparison are made, so that a new video costs what one video
         costs. Where videos that were taken away left the rest in pieces, the first round joins all.
 
@@ -129,17 +134,26 @@ class ComparisonGraph:
         for round_index in range(round_count(len(self))):
             if refits(round_index) and len(self._made.pairs_P2):
                 strength_N = self._fit(strength_N, PRECISION_OF_A_ROUND).strength_N
-            pairs_P2 = wanted()
+            pairs_P2 = self._to_ask(wanted())
             answered_P = self._recover(pairs_P2)
             if not round_index and not answered_P.all() and len(self._recovered.pairs_P2):
                 self._recover(self._recovered.pairs_P2)
-                pairs_P2 = wanted()
+                pairs_P2 = self._to_ask(wanted())
                 answered_P = np.zeros(len(pairs_P2), bool)
             yield [(ids[a], ids[b]) for a, b in pairs_P2[~answered_P].tolist()]
 
     def strengths(self) -> BradleyTerry:
         """Fit strengths to the comparisons so far."""
         return self._fit(None, PRECISION)
+
+    def _to_ask(self, pairs_P2: np.ndarray) -> np.ndarray:
+        """Answer the pairs that the scores tell apart; give the others."""
+        probability_P = told_by_scores(self._score_N, self._std_N, pairs_P2)
+        is_told_P = ~np.isnan(probability_P)
+        if is_told_P.any():
+            gap_P = np.full(int(is_told_P.sum()), np.nan)
+            self._blocks.append(Outcomes(pairs_P2[is_told_P].astype(np.int32), probability_P[is_told_P], gap_P))
+        return pairs_P2[~is_told_P]
 
     def _recover(self, pairs_P2: np.ndarray) -> np.ndarray:
         """Take the recovered answers on these pairs, and tell which have one."""
@@ -195,7 +209,7 @@ class ComparisonGraph:
         here_P = pa.array(np.zeros(len(outcomes.pairs_P2), np.int32))
         columns["model_id"] = pa.DictionaryArray.from_arrays(here_P, pa.array([self.model_id]))
         columns["probability_a_better"] = pa.array(outcomes.probability_P)
-        columns["order_gap"] = pa.array(outcomes.order_gap_P)
+        columns["order_gap"] = pa.array(outcomes.order_gap_P, from_pandas=True)  # NaN is null
         schema = SCHEMAS["comparisons"]
         return pa.table([columns[name] for name in schema.names], schema=schema)
 

@@ -186,9 +186,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             _always(
                 "probability_a_better",
                 _real,
-                "Probability that the first video looks better, 0-1; mean of both orders.",
+                "Probability that the first video looks better, 0-1: the mean of both orders, or what the scores tell.",
             ),
-            _always("order_gap", _real, "How far the answers in both orders disagree, 0-1."),
+            _maybe(
+                "order_gap",
+                _real,
+                "How far the answers in both orders disagree, 0-1; null where the scores alone told the two apart.",
+            ),
         ]
     ),
     "rankings": pa.schema(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable, frozen_shares
 from cpllm_dagster.lake.rows import validate
 from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_model.ranking import TOLD_APART
 
 MODEL = "tiny-000000000000"
 
@@ -25,10 +28,11 @@ class Answer:
     order_gap: float = 0.0
 
 
-def scores(versions: dict[str, str]) -> pa.Table:
+def scores(versions: dict[str, str], score_std: float | None = None) -> pa.Table:
     """Scored videos; later names are better."""
     rows = [
         {"video_id": video, "uri": video, "etag": etag, "model_id": MODEL, "score": 1 + 4 * index / len(versions)}
+        | {"score_std": score_std}
         | {"status": "ok", "scored_at": datetime(2026, 1, 1, tzinfo=UTC), "run_id": "r"}
         for index, (video, etag) in enumerate(sorted(versions.items()))
     ]
@@ -45,13 +49,16 @@ def better(a: str, b: str) -> float:
     return 1 / (1 + math.exp((int(b[1:]) - int(a[1:])) / 2))
 
 
-def compare(graph: ComparisonGraph) -> int:
-    """Answer all rounds by the names' numbers; gives the number of comparisons made."""
-    made = 0
+def rounds_answered(graph: ComparisonGraph) -> Iterator[list[tuple[str, str]]]:
+    """Answer all rounds by the names' numbers; gives the pairs of each."""
     for pairs in graph.rounds():
         graph.add_answers([(a, b, Answer(better(a, b))) for a, b in pairs])  # pyright: ignore[reportArgumentType]
-        made += len(pairs)
-    return made
+        yield pairs
+
+
+def compare(graph: ComparisonGraph) -> int:
+    """Answer all rounds; gives the number of comparisons made."""
+    return sum(len(pairs) for pairs in rounds_answered(graph))
 
 
 def graph_of(versions: dict[str, str], published: pa.Table | None = None) -> ComparisonGraph:
@@ -147,6 +154,32 @@ def test_tokens_come_back_as_they_were() -> None:
     assert np.array_equal(table["a"].tokens_NLD, tokens_NLD)
     assert table["a"].segment_start_s.tolist() == [0.0, 2.5]
     assert table["a"].frozen_share == 0.0
+
+
+def test_the_model_is_asked_only_where_scores_do_not_tell() -> None:
+    everything, std = len(published(names(40))), 0.25
+    graph = ComparisonGraph(scores(names(40), std), MODEL)
+    asked = [pair for pairs in rounds_answered(graph) for pair in pairs]
+    table = validate("comparisons", graph.table())
+    place = {name: 1 + 4 * index / 40 for index, name in enumerate(names(40))}
+    for row in table.to_pylist():
+        gap = place[row["video_id_a"]] - place[row["video_id_b"]]
+        told = abs(gap) > TOLD_APART * std * 2**0.5
+        assert told == ((row["video_id_a"], row["video_id_b"]) not in asked) == (row["order_gap"] is None)
+        assert (row["probability_a_better"] > 0.5) == (gap > 0)
+    assert 0 < len(asked) < len(table) and len(table) == pytest.approx(everything, rel=0.05)
+
+    # A broken run asks for what it has no answer to, and the pairs are the same.
+    parts = graph.table().filter(pc.field("order_gap").is_valid()).slice(0, 30)
+    again = ComparisonGraph(scores(names(40), std), MODEL)
+    again.add_recovered(parts)
+    assert sum(len(pairs) for pairs in rounds_answered(again)) == len(asked) - 30
+    assert sorted(map(str, again.table().to_pylist())) == sorted(map(str, graph.table().to_pylist()))
+
+    # The next night asks nothing.
+    nightly = ComparisonGraph(scores(names(40), std), MODEL)
+    nightly.add_published(table)
+    assert not nightly.unfinished and not nightly.changed
 
 
 def event(kind: str, start_s: float, end_s: float) -> dict[str, float | str]:

@@ -9,10 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csgraph
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 from cpllm_model import ranking
 from cpllm_model.metrics import pair_accuracy
-from cpllm_model.ranking import PRIOR_SD, BradleyTerry, bradley_terry, next_pairs, rank, refits, round_count
+from cpllm_model.ranking import (
+    PRIOR_SD,
+    TOLD_APART,
+    BradleyTerry,
+    bradley_terry,
+    next_pairs,
+    rank,
+    refits,
+    round_count,
+    told_by_scores,
+)
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
 SEEDS = st.integers(0, 100_000)
@@ -82,6 +93,15 @@ def test_neighbours_in_score_are_compared() -> None:
     pairs_P2 = next_pairs(place_N, NO_PAIRS, None, 0)
     assert np.median(np.abs(place_N[pairs_P2[:, 0]] - place_N[pairs_P2[:, 1]])) < n / 4
     assert (np.bincount(pairs_P2.ravel(), minlength=n) <= 2).all()
+
+
+def test_scores_tell_items_apart_beyond_their_uncertainty() -> None:
+    score_N, std_N = np.array([3.0, 3.5, 4.5, 1.0, 1.0, 1.1]), np.array([0.3, 0.4, 0.3, np.nan, 0.0, 0.0])
+    told_P = told_by_scores(score_N, std_N, np.array([[0, 1], [0, 2], [2, 0], [0, 3], [4, 5], [4, 4]]))
+    assert np.isnan(told_P[[0, 3, 5]]).all()  # near, of unknown uncertainty, the same
+    assert told_P[1] == pytest.approx(1 - told_P[2]) and told_P[1] < 1 - norm.cdf(TOLD_APART) and told_P[4] == 0
+    assert told_P[2] == pytest.approx(norm.cdf(1.5 / np.hypot(0.3, 0.3)))
+    assert len(told_by_scores(score_N, std_N, NO_PAIRS)) == 0
 
 
 def test_two_items_have_the_logit_between_them() -> None:
