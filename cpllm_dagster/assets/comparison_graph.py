@@ -265,8 +265,10 @@ def frozen_shares(scores: pa.Table) -> dict[str, float]:
     if "events" not in scores.column_names:
         return {}
     events = scores["events"].combine_chunks()
-    is_freeze = pc.equal(pc.struct_field(pc.list_flatten(events), "kind"), "freeze")
-    frozen = scores.take(pc.list_parent_indices(events).filter(is_freeze).unique())
+    kinds = pc.struct_field(pc.list_flatten(events), "kind")  # pyright: ignore[reportAttributeAccessIssue]
+    is_freeze = pc.equal(kinds, "freeze")  # pyright: ignore[reportAttributeAccessIssue]
+    videos = pc.list_parent_indices(events)  # pyright: ignore[reportAttributeAccessIssue]
+    frozen = scores.take(videos.filter(is_freeze).unique())
     return {
         row["video_id"]: frozen_share(
             [(event["start_s"], event["end_s"]) for event in row["events"] if event["kind"] == "freeze"],
