@@ -172,7 +172,6 @@ NO_DROPOUT = {"context_config": {"dropout": 0.0}, "pixel_config": {"dropout": 0.
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manifest, cache_folder, tmp_path):
     stages = [
         # A probe drops streams at random: the encoders learn through the decoder here.
@@ -423,7 +422,6 @@ def test_the_uncertainty_covers_the_share_of_errors_that_it_says(spread):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_minute_of_training_on_rendered_clips_orders_the_unseen(tmp_path):
     corpus = make_corpus([], tmp_path / "corpus", CorpusSettings(clips=10 * 50, scenes=50), report=lambda line: None)
     learned = ("compression", "blur")
