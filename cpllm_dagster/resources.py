@@ -108,7 +108,7 @@ class TableLake(dg.ConfigurableResource):
 class VideoLimits(dg.ConfigurableResource):
     """What one video may cost; one that asks for more fails with a reason. Probing and decoding share it."""
 
-    deadline_s: float = Field(default=30.0, gt=0, description="Longest time for one video, reading included.")
+    deadline_s: float = Field(default=30.0, gt=0, description="Longest time to read and decode one video.")
     max_file_bytes: int = Field(default=1 << 38, gt=0, description="Largest file.")
     max_duration_s: float = Field(default=86_400.0, gt=0, description="Longest video.")
     max_frame_px: int = Field(default=8192 * 4320, gt=0, description="Most pixels of a frame.")

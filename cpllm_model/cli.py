@@ -460,8 +460,8 @@ def _videos_below(top: Path) -> list[Path]:
 def _predictor(model: str, device: str | None) -> QualityPredictor:
     if model == "promoted" and not Path(model).exists():
         raise ConfigurationError(
-            "the model is 'promoted', which names one to the platform's runs only: "
-            "give its folder here, --model $CPLLM_MODELS_DIR/promoted"
+            "only the platform's runs know the model 'promoted' (--model or CPLLM_MODEL); "
+            "give its folder here: --model $CPLLM_MODELS_DIR/promoted"
         )
     # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -225,7 +225,8 @@ class ActorPool:
         message = (
             f"no further {self._kind} is ready after {self._start_deadline_s:g} s: one asks for "
             f"{self._resources}, and {free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs and "
-            f"{free.get('GPU', 0):g} of {total.get('GPU', 0):g} GPUs are free"
+            f"{free.get('GPU', 0):g} of {total.get('GPU', 0):g} GPUs are free; where that is enough, "
+            "the machine is too busy to start it in time"
         )
         if not any(other.ready for other in self.workers):
             return Broken(ConfigurationError(message))

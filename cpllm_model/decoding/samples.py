@@ -116,7 +116,8 @@ class DecodeLimits:
         max_duration_s: what a container may claim, or a stream turn out to last.
         max_frames: the same for the number of frames.
         max_file_bytes: size of the file.
-        wall_s: deadline for one video, reading included.
+        wall_s: deadline for one video, reading included; on Linux the time in which its process waits for a processor
+            does not count.
         cpu_s: processor time for one video.
         address_space_bytes: memory a decoding process may map; 0.2 GiB are before a video, 8K takes 1.5 GiB.
     """

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +38,10 @@ from cpllm_model.errors import (
 )
 
 _START_LIMIT_S = 60.0
+#: On a busy machine a video may take so many times its deadline, which counts no waiting for a processor.
+LONGEST_WAIT = 5
+#: Share of its deadline after which a process has to have decoded on, or to wait for a processor still.
+_WAIT_SHARE = 0.25
 _VIDEOS_PER_CHILD = 256
 _MAX_FACTS_BYTES = 1 << 16
 _MAX_STDERR_BYTES = 1 << 16
@@ -167,7 +172,8 @@ class _Child:
         """Send one video's request, answer the child's reads, and return its result."""
         self.videos += 1
         self.is_spent = True  # until it has answered: an interrupted exchange cannot be taken up again
-        self._wire.deadline = time.monotonic() + self._limits.wall_s
+        clock = _Clock(self._limits.wall_s, self._process.pid)
+        self._wire.deadline, self._wire.more_time_s = time.monotonic() + self._limits.wall_s, clock.left_s
         read_error: Exception | None = None
         try:
             self._wire.send(request)
@@ -177,8 +183,9 @@ class _Child:
                 data = b""
                 try:
                     if read_error is None:
-                        file.seek(offset)
-                        data = file.read(length)
+                        with clock.reading():
+                            file.seek(offset)
+                            data = file.read(length)
                 except Exception as error:
                     read_error = error
                 self._wire.send({"ok": read_error is None}, data)
@@ -233,6 +240,50 @@ class _Child:
             return DecodeCrashError(name, cause)
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return DecodeCrashError(name, f"the decoding process died ({how}) {self._last_words}".strip())
+
+
+class _Clock:
+    """What of a video's time is gone: for reading and for decoding, but not for waiting until a processor is free.
+
+    Args:
+        limit_s: the video's time.
+        process_id: of the process that decodes it.
+    """
+
+    def __init__(self, limit_s: float, process_id: int) -> None:
+        self._limit_s, self._process_id = limit_s, process_id
+        self._ends_at = time.monotonic() + LONGEST_WAIT * limit_s
+        self._read_s = 0.0
+        self._began_s = self._seen_s = _processor_s(process_id)[0]
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count the time of reading."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._read_s += time.monotonic() - began
+
+    def left_s(self) -> float:
+        """Give how long to wait for the process from here on; 0 if its time is gone, or it hangs."""
+        before_s, (self._seen_s, waits) = self._seen_s, _processor_s(self._process_id)
+        if time.monotonic() > self._ends_at or not (waits or self._seen_s > before_s):
+            return 0.0
+        left_s = self._limit_s - self._read_s - (self._seen_s - self._began_s)
+        return min(left_s, _WAIT_SHARE * self._limit_s)
+
+
+def _processor_s(process_id: int) -> tuple[float, bool]:
+    """Give the processor time that a process has used, and whether it has or waits for a processor.
+
+    By proc(5): utime, stime and state; zero and no where the system does not say.
+    """
+    try:
+        state, *numbers = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+        return (int(numbers[10]) + int(numbers[11])) / os.sysconf("SC_CLK_TCK"), state == "R"
+    except (OSError, ValueError, IndexError):
+        return 0.0, False
 
 
 @functools.cache

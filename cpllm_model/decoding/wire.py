@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 #: Most bytes that the child may ask for at once.
@@ -38,6 +39,8 @@ class Wire:
     def __init__(self, connection: socket.socket) -> None:
         #: On `time.monotonic`; None waits for ever.
         self.deadline: float | None = None
+        #: Asked at the deadline: how many seconds more the other side is given; 0 is none.
+        self.more_time_s: Callable[[], float] = lambda: 0.0
         self._connection = connection
 
     def close(self) -> None:
@@ -51,10 +54,10 @@ class Wire:
             TimeoutError, OSError: as of the socket.
         """
         data = json.dumps(header).encode()
-        self._set_timeout()
-        self._connection.sendall(_HEAD.pack(len(data), len(payload)) + data)
-        self._set_timeout()
-        self._connection.sendall(payload)
+        for part in (_HEAD.pack(len(data), len(payload)) + data, payload):
+            view = memoryview(part)
+            while view:
+                view = view[self._in_time(lambda view=view: self._connection.send(view)) :]
 
     def receive(self, most_bytes: int) -> tuple[dict[str, Any], bytes]:
         """Receive one message.
@@ -74,16 +77,24 @@ class Wire:
         data = bytearray(length)
         view = memoryview(data)
         while view:
-            self._set_timeout()
-            received = self._connection.recv_into(view)
+            received = self._in_time(lambda view=view: self._connection.recv_into(view))
             if not received:
                 raise EOFError("hung up")
             view = view[received:]
         return data
 
-    def _set_timeout(self) -> None:
-        if self.deadline is not None:
+    def _in_time(self, move: Callable[[], int]) -> int:
+        """Move some bytes before the deadline, which may be put off."""
+        while self.deadline is not None:
             remaining_s = self.deadline - time.monotonic()
-            if remaining_s <= 0:
+            if remaining_s > 0:
+                self._connection.settimeout(remaining_s)
+                try:
+                    return move()
+                except TimeoutError:
+                    continue
+            more_s = self.more_time_s()
+            if more_s <= 0:
                 raise TimeoutError("past the deadline")
-            self._connection.settimeout(remaining_s)
+            self.deadline = time.monotonic() + more_s
+        return move()

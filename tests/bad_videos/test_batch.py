@@ -19,7 +19,6 @@ from tests.bad_videos.inputs import INPUTS, SOME
 @pytest.mark.parametrize(
     "names", [pytest.param(SOME, id="some"), pytest.param(INPUTS, id="all", marks=pytest.mark.slow)]
 )
-@pytest.mark.timeout(900)
 def test_each_has_one_row_in_every_table_that_is_due(tmp_path: Path, names: Iterable[str]) -> None:
     library = tmp_path / "catalogue" / "bad"
     library.mkdir(parents=True)

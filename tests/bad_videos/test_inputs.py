@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cpllm_model.decoding.samples import DecodeLimits, VideoInfo, VideoSamples
-from cpllm_model.decoding.sandbox import DecodeSandbox
+from cpllm_model.decoding.sandbox import LONGEST_WAIT, DecodeSandbox
 from cpllm_model.errors import VideoError
 from cpllm_model.network import checkpoint
 from tests.bad_videos.files import FRAMES, QUADRANTS
@@ -23,6 +23,8 @@ from tests.bad_videos.streams import Input
 #: As the bundled model's, but with as many looks as these short clips have room for.
 SETTINGS = replace(checkpoint.sampling_settings("tiny"), look_every_s=0.1, most_looks=4)
 LIMITS = DecodeLimits()
+#: On a busy machine, and with the start of a decoding process.
+MOST_S = LONGEST_WAIT * LIMITS.wall_s + 60
 #: What a decoding process may hold; its whole address space is limited to twice that.
 MEMORY_BYTES = 1 << 30
 #: Luma and chroma of RGB codes by BT.601 (Rec. ITU-R BT.601-7, 2.5.1), limited range.
@@ -52,7 +54,7 @@ def test_it_ends_as_said_within_its_limits(sandbox: DecodeSandbox, name: str) ->
     except VideoError:
         assert expected.error is not None
     probed = time.monotonic()
-    assert probed - started < LIMITS.wall_s + 5
+    assert probed - started < MOST_S
     try:
         found = sandbox.decode(io.BytesIO(data), name, SETTINGS)
     except VideoError as error:
@@ -62,7 +64,7 @@ def test_it_ends_as_said_within_its_limits(sandbox: DecodeSandbox, name: str) ->
         assert expected.error is None, f"scored, and not {expected.error}"
         says(found.info, expected)
         look_at(found, expected)
-    assert time.monotonic() - probed < LIMITS.wall_s + 5
+    assert time.monotonic() - probed < MOST_S
     assert peak_bytes(sandbox) < MEMORY_BYTES
 
 

@@ -354,7 +354,6 @@ def test_a_library_is_scored_by_the_promoted_model(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_corpus_a_training_and_the_judgement_on_it(training: Training, held_out: Path, tmp_path: Path) -> None:
     made = training.run("distortion_corpus", distortion_corpus={
         "sources": [], "out": str(tmp_path / "corpus"), "clips": 1, "scenes": 1, "processes": 1,

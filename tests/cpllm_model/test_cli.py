@@ -221,7 +221,10 @@ def test_rank_and_compare_count_frozen_time_as_scores_do(tmp_path):
     [
         (["score", "/nowhere/at all.mp4"], "does not exist"),
         (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
-        (["score", "{folder}/best.mp4", "--model", "promoted"], "give its folder here, --model"),
+        (
+            ["score", "{folder}/best.mp4", "--model", "promoted"],
+            "give its folder here: --model $CPLLM_MODELS_DIR/promoted",
+        ),
         (["score"], "Missing argument"),
         (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "ends in none of"),
         (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
@@ -231,6 +234,14 @@ def test_wrong_use_is_one_sentence_and_status_2(folder, arguments, cause):
     done = run(*(argument.format(folder=folder) for argument in arguments))
     assert done.exit_code == 2
     assert cause in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_the_platforms_name_of_a_model_is_no_model_here(folder, command, monkeypatch):
+    monkeypatch.setenv("CPLLM_MODEL", "promoted")
+    done = run(command, f"{folder}/best.mp4")
+    assert done.exit_code == 2
+    assert "give its folder here: --model $CPLLM_MODELS_DIR/promoted" in " ".join(done.output.split())
 
 
 def test_a_path_that_is_not_utf8_is_valid_json_and_can_be_had_back():

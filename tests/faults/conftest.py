@@ -34,7 +34,10 @@ QUALITY = ("visual_features", "quality_descriptions", "quality_scores", "score_h
 TABLES = ("catalog", "scores", "descriptions", "features", "comparisons", "rankings")
 #: What two runs of the same videos may differ in.
 CIRCUMSTANCES = {"scored_at", "run_id", "decode_s", "inference_s"}
-GONE_S = 15.0
+#: Until what was ended is gone, on a busy machine; what stays, stays for ever.
+GONE_S = 120.0
+#: Until a run in a process of its own is over, on a busy machine.
+RUN_S = 600.0
 #: Small parts and batches, so that there are many points at which something can die.
 PART = 7
 CONFIG = {
@@ -223,7 +226,7 @@ class Machine:
 
     def at_work(self, pid: int) -> list[Process]:
         """Give what a run's process has started that works: Ray and its workers, decoders."""
-        names = re.compile(r"ray::\w+Worker|.*/(raylet|gcs_server) |.*cpllm_model\.decoder_process")
+        names = re.compile(r"ray::\w+Worker|.*/(raylet|gcs_server) |.*cpllm_model\.decoding\.decoder_process")
         return [one for one in self.below(pid) if names.match(one.command)]
 
     def assert_gone(self, pids: Iterable[int]) -> None:

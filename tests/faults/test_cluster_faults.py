@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.faults.conftest import RUN_S
+
 if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 #: Each has room for all workers of a run, so that one node is enough.
 NODE_CPUS = 2
 PART = 7
@@ -42,7 +44,7 @@ def on_cluster(films: Films, quiet: Films, cluster: Any) -> Films:
 
 
 def wait_until_kept(films: Films, videos: int) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + RUN_S
     while len(films.kept()) < videos:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -66,7 +68,7 @@ def test_a_lost_node(
         machine.assert_gone(lost)
         if not spare:
             cluster.add_node(num_cpus=NODE_CPUS)  # as a cluster's operator does after a while
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate(timeout=RUN_S)
         assert process.returncode == 0, errors
     on_cluster.assert_same(quiet)
     assert len(set(on_cluster.runs().values())) == 1
@@ -76,7 +78,7 @@ def test_a_lost_head(on_cluster: Films, films: Films, quiet: Films, cluster: Any
     with on_cluster.process(tmp_path) as process:
         wait_until_kept(on_cluster, 3 * PART)
         cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=RUN_S)
     assert process.returncode == 1
     assert f"ConfigurationError: Ray's head at {cluster.address} is lost" in errors
     kept = films.kept()

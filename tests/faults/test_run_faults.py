@@ -27,12 +27,11 @@ from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import LakeError
 from cpllm_model.network import checkpoint
 from tests.dagster_ui import ask, wait_for
-from tests.faults.conftest import GONE_S
+from tests.faults.conftest import GONE_S, RUN_S
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Films, Machine, Process
 
-pytestmark = pytest.mark.timeout(1200)
 CHECKOUT = Path(__file__).parents[2]
 SCORES_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+/"
 PAIRS_PART = rf"{WORK_FOLDER}/parts/library=films/model=tiny-\w+%20comparisons/"
@@ -218,7 +217,7 @@ def web_server(films: Films, tmp_path: Path) -> Iterator[WebServer]:
     with subprocess.Popen(command, env=environment, cwd=CHECKOUT, start_new_session=True) as process:
         server = WebServer(process.pid, port)
         try:
-            wait_for(lambda: server.ask("{ version }"), 120)
+            wait_for(lambda: server.ask("{ version }"), RUN_S)
             yield server
         finally:
             os.killpg(process.pid, signal.SIGINT)
@@ -239,11 +238,11 @@ def test_a_cancelled_run_leaves_no_process(
         found = machine.at_work(web_server.pid)
         return found if any(one.command.startswith(name) for one in found) else []
 
-    started = wait_for(busy, 300)
+    started = wait_for(busy, RUN_S)
     assert len(started) >= 3  # Ray, its head and a worker
     web_server.terminate(run_id)
     machine.assert_gone(one.pid for one in started)
-    assert wait_for(lambda: web_server.status(run_id) == "CANCELED", 30)
+    assert wait_for(lambda: web_server.status(run_id) == "CANCELED", GONE_S)
     assert not machine.at_work(web_server.pid)
     kept = films.kept()
     assert films.run_all().success

@@ -32,6 +32,7 @@ from cpllm_model.errors import ConfigurationError, LakeError
 from cpllm_model.training.data.encode import write_video
 from cpllm_model.training.data.scenes import render_scene
 from tests.conftest import UNSEEN_SEED
+from tests.faults.conftest import RUN_S
 from tests.faults.s3_proxy import (
     INTERNAL,
     PASSING,
@@ -51,7 +52,7 @@ LIBRARY = "films"
 VIDEOS = 60
 #: Columns that tell when an object was put, when and by whom a row was made, and how long that took.
 CIRCUMSTANCES = {"last_modified", "scored_at", "run_id", "decode_s", "inference_s"}
-#: Videos that may be decoded, or decoded and not answered, when a run breaks off.
+#: Videos that may be decoded, or decoded and not answered, when a run breaks off: the run is told so.
 IN_FLIGHT = 16
 PART_VIDEOS = 5
 EXPIRED = refusal(400, "ExpiredToken", "The token AKIASECRET has expired")
@@ -85,15 +86,18 @@ class Nightly:
     def run(self) -> dg.ExecuteInProcessResult:
         """Run the library's job, keeping a part every PART_VIDEOS."""
         job = build_definitions(self.settings).resolve_job_def("score_library")
-        knobs = {"quality": {"config": {"part_videos": PART_VIDEOS}}, "video_catalog": {"config": {"part_videos": 20}}}
+        knobs = {
+            "quality": {"config": {"part_videos": PART_VIDEOS, "samples_in_memory": IN_FLIGHT}},
+            "video_catalog": {"config": {"part_videos": 20}},
+        }
         with dg.DagsterInstance.ephemeral() as instance:
             instance.add_dynamic_partitions(PARTITION_SET, [LIBRARY])
             return job.execute_in_process(partition_key=LIBRARY, instance=instance, run_config={"ops": knobs})
 
     def tables(self) -> Rows:
-        """Rows of every table without their circumstances."""
+        """Rows of every table without their circumstances; pictures of a report end when their time is over."""
         found = {}
-        for name in set(SCHEMAS) - {*LOGS, "events"}:
+        for name in set(SCHEMAS) - {*LOGS, "events", "key_frames"}:
             table = self.lake.read(name, LIBRARY)
             assert table is not None, name
             found[name] = table.drop_columns([*CIRCUMSTANCES & {*table.column_names}]).to_pylist()
@@ -106,6 +110,12 @@ class Nightly:
         rows = {row["uri"].rpartition("/")[2]: row for row in table.to_pylist()}
         assert len(rows) == len(table)
         return rows
+
+    def pictures(self) -> int:
+        """Number of videos that the report of the first whole run has read once more."""
+        table = self.lake.read("key_frames", LIBRARY)
+        assert table is not None
+        return len(table)
 
     def finished(self) -> set[str]:
         """Ids of the videos whose answers a broken run has kept."""
@@ -209,8 +219,8 @@ def break_off_and_go_on(
     run_of = {row["video_id"]: row["run_id"] for row in night.score_rows().values()}
     assert {video for video, run_id in run_of.items() if run_id != second.run_id} == kept
     assert decoded - len(kept) <= IN_FLIGHT + PART_VIDEOS + lost
-    if decoded:  # the catalogue was published, and no video of it is read but those without an answer
-        assert night.proxy.reads == VIDEOS - len(kept)
+    if decoded:  # the catalogue was published, and no video of it is read but those without an answer, and for pictures
+        assert night.proxy.reads == VIDEOS - len(kept) + night.pictures()
 
 
 @pytest.mark.slow
@@ -315,12 +325,12 @@ def test_a_full_temporary_folder_ends_the_run_and_loses_nothing(night: Nightly, 
     """A run of its own process, whose workers keep what they download on a disk that fills up."""
     night.proxy.before_read(VIDEOS + 25, lambda: fill(disk))
     first = command(night, TMPDIR=str(disk), RAY_TMPDIR="/tmp")
-    _, errors = first.communicate(timeout=240)
+    _, errors = first.communicate(timeout=RUN_S)
     assert first.returncode == 1 and "No space left on device" in errors and "Traceback" not in errors, errors
     free(disk)
     night.proxy.heal()
     second = command(night, TMPDIR=str(disk), RAY_TMPDIR="/tmp")
-    _, errors = second.communicate(timeout=240)
+    _, errors = second.communicate(timeout=RUN_S)
     assert second.returncode == 0, errors
     assert night.tables() == quiet
 
@@ -332,7 +342,7 @@ def test_two_runs_of_a_library_at_once(night: Nightly, quiet: Rows, place: str) 
     if place == "s3":
         night = replace(night, lake_uri=f"s3://{night.bucket}/lake-{uuid.uuid4().hex[:8]}")
     processes = [command(night) for _ in range(2)]
-    errors = [process.communicate(timeout=280)[1] for process in processes]
+    errors = [process.communicate(timeout=RUN_S)[1] for process in processes]
     assert sorted(process.returncode for process in processes) == [0, 1], errors
     refused = errors[[process.returncode for process in processes].index(1)]
     assert re.search(r"films: failed: the library is being worked on by 'run [-0-9a-f]+, process \d+ on ", refused)

@@ -169,7 +169,6 @@ def night(shapes: list[tuple[int, int]], folder: Path, clips: list[Path], videos
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1000)
 def test_a_night_on_three_raylets_uses_every_gpu(tmp_path: Path, clips: list[Path]) -> None:
     found = night([(2, 0), (1, 1), (1, 1)], tmp_path, clips, 12)
     assert found["failed"] == [] and found["status"] == ["ok"] * 12
@@ -180,7 +179,6 @@ def test_a_night_on_three_raylets_uses_every_gpu(tmp_path: Path, clips: list[Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (2, 0), (3, 0), (4, 1)])
 def test_no_shape_of_cluster_deadlocks(tmp_path: Path, clips: list[Path], cpus: int, gpus: int) -> None:
     found = night([(cpus, gpus)], tmp_path, clips, 17)

@@ -81,7 +81,6 @@ def test_the_demos_libraries_are_put_on_a_server_and_again(s3_server: EmbeddedS3
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cpllm_dagster.cli", "demo", "--work", str(tmp_path)]
     first = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
@@ -126,7 +125,6 @@ def is_there(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_dev_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "videos").mkdir()
@@ -183,7 +181,6 @@ mutation { launchPartitionBackfill(backfillParams: {allPartitions: false, partit
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_library_is_materialized_by_hand_in_the_ui(ui: str, tmp_path: Path) -> None:
     (repository,) = wait_for(lambda: ask(ui, NODES)["repositoriesOrError"]["nodes"], 240)
     assert {"score_library", "score_all_libraries"} <= {job["name"] for job in repository["jobs"]}
