@@ -1,4 +1,4 @@
-"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate | card.
+"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate | calibrate | card.
 
 Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
 Exit status: 0 all answered, 1 a video failed, 2 wrong use, 130 interrupted. Torch is imported only when a model is
@@ -22,6 +22,7 @@ import numpy as np
 import typer
 from rich.cells import cell_len
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment, Segments
 from rich.table import Column, Table
@@ -355,11 +356,49 @@ def evaluate(
             StressSettings(stress, folders) if stress else None,
             TimedSettings(timed, folders) if timed else None,
         )
+        _without_loading_bars()
         names = models or ["tiny"]
         results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
     Console().print(_shown(out / "index.html"))
     if any(found["failed"] for result in results for found in result["data_sets"].values()):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: cpllm calibrate ratings.csv --scale 0 100 --out our-model")
+def calibrate(
+    ratings: Annotated[
+        Path,
+        typer.Argument(help="Table with a name and a mos (mean rating) for each video; content names its source."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    model: Model = "tiny",
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder below which the videos lie; by default that of the table.")
+    ] = None,
+    scale: Annotated[
+        tuple[float, float], typer.Option(help="Ratings of the worst and of the best imaginable video.")
+    ] = (SCORE_MIN, SCORE_MAX),
+    device: Device = None,
+) -> None:
+    """Map a model's scores to the scale of your own raters, from 50 to a few hundred rated videos.
+
+    Figures are of held-out videos; where they show no sure gain, no model is written and the exit status is 1.
+    """
+    with _told_in_a_sentence("train"):
+        from cpllm_model.predictor import QualityPredictor
+        from cpllm_model.training.calibrate import calibrate as calibrate_model
+        from cpllm_model.training.calibrate import require_new, write_calibrated
+
+        require_new(out)
+        console = Console(stderr=True)
+        _without_loading_bars()
+        predictor = QualityPredictor.from_pretrained(model, device)
+        found = calibrate_model(predictor, _existing(ratings), videos, scale, lambda line: console.print(_shown(line)))
+        Console().print(Markdown("\n".join(found.lines())))
+        if objection := found.fit.objection:
+            console.print(_shown(f"cpllm: no model is written. {objection}"))
+            raise typer.Exit(1)
+        Console().print(_shown(f"{out}: {write_calibrated(found, model, out)}"))
 
 
 @app.command(
@@ -460,18 +499,22 @@ def _predictor(model: str, device: str | None) -> QualityPredictor:
             "the model is 'promoted', which names one to the platform's runs only: "
             "give its folder here, --model $CPLLM_MODELS_DIR/promoted"
         )
-    # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if _ends_with_the_command:
         from cpllm_model.network import lean_start
 
         lean_start.start()
-    from transformers.utils import logging
-
+    _without_loading_bars()
     from cpllm_model.predictor import QualityPredictor
 
-    logging.disable_progress_bar()
     return QualityPredictor.from_pretrained(model, device)
+
+
+def _without_loading_bars() -> None:
+    """Loading weights draws progress bars of its own; two bars on one terminal help nobody."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:

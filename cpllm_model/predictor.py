@@ -26,7 +26,6 @@ import torch
 from safetensors import SafetensorError
 
 from cpllm_model.answers import (
-    LEVEL_WEIGHTS,
     Assessment,
     Comparison,
     Description,
@@ -59,6 +58,7 @@ from cpllm_model.scale import (
     level_of,
     severity_word,
 )
+from cpllm_model.score_map import ScoreMap
 from cpllm_model.when import sentences
 
 Answer = TypeVar("Answer")
@@ -85,6 +85,7 @@ class QualityPredictor:
     def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, model_id: str) -> None:
         self.model, self.processor, self.model_id = model.eval(), processor, model_id
         self.sampling = model.config.sampling_settings
+        self.score_map = ScoreMap.from_config(model.config.score_map)
 
     @classmethod
     def from_pretrained(
@@ -160,6 +161,8 @@ class QualityPredictor:
     def view(self, tokens: Sequence[np.ndarray], times: Sequence[SegmentTimes]) -> list[ViewedVideo]:
         """Answer for every segment of encoded videos, whose visual tokens (N, L, D) are given.
 
+        A calibrated model's map of scores is applied here, and nowhere else.
+
         Raises:
             InferenceError: the network gave a number that is not finite.
         """
@@ -174,7 +177,8 @@ class QualityPredictor:
                 self.processor.rating_answer_ids,
             )
             parts = zip(*(np.split(one, np.cumsum(counts)[:-1]) for one in answers), strict=True)
-            viewed += [ViewedVideo(one, [*part], its) for (one, its), part in zip(batch, parts, strict=True)]
+            for (one, its), part in zip(batch, parts, strict=True):
+                viewed.append(ViewedVideo(one, self.score_map.apply(part) if self.score_map else [*part], its))
         return viewed
 
     def rate(self, viewed: Sequence[ViewedVideo]) -> list[Rating]:
@@ -378,16 +382,15 @@ class QualityPredictor:
 
     def _rate(self, viewed: ViewedVideo) -> Rating:
         times, rated = viewed.times, viewed.times.has_picture
-        levels, score = viewed.pooled_levels, viewed.score
+        score = viewed.score
         slope, least = self.model.config.std_calibration
-        variance = max(0.0, float(levels @ (LEVEL_WEIGHTS - score) ** 2))
         scores = viewed.segment_scores
         worst = int(np.flatnonzero(rated)[scores[rated].argmin()])
         return Rating(
             score=score,
-            score_std=math.sqrt(slope**2 * variance + least**2),
+            score_std=math.sqrt(slope**2 * viewed.level_variance + least**2),
             level=level_of(score),
-            level_probabilities=tuple(levels.tolist()),
+            level_probabilities=tuple(viewed.pooled_levels.tolist()),
             segment_start_s=tuple(times.start_s.tolist()),
             segment_end_s=tuple(times.end_s.tolist()),
             segment_score=tuple(float(one) if has else None for one, has in zip(scores, rated, strict=True)),

@@ -303,7 +303,9 @@ def _start(config: TrainConfig) -> Path:
     if config.model != "tiny":
         if not (Path(config.model) / "config.json").exists():
             raise ConfigurationError(f"model {config.model!r} is neither tiny nor a model folder")
-        _save(*load(Path(config.model)), start)
+        model, processor = load(Path(config.model))
+        model.config.score_map = None  # what these weights were calibrated to; they are about to change
+        _save(model, processor, start)
         return start
     tokenizer = _tokenizer(config)
     model_config: Any = _overridden(CPLLMConfig.tiny(vocab_size=len(tokenizer)), config.model_overrides)
