@@ -29,9 +29,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cpllm_model import __version__
-from cpllm_model.decoding.samples import has_video_name, picture_codec
+from cpllm_model.decoding.samples import has_video_name
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
 from cpllm_model.record_files import record_file
+from cpllm_model.remote import is_address
 from cpllm_model.scale import SCORE_MAX, SCORE_MIN, level_of
 from cpllm_model.when import clock, listed
 
@@ -44,11 +45,11 @@ app = typer.Typer(
 )  # fmt: skip
 
 Paths = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
-        help="Video or picture files, patterns such as 'shots/*.mp4', or folders that are searched for videos; "
-        "- reads names from standard input, one a line.",
-        allow_dash=True,
+        help="Video or picture files, patterns such as 'shots/*.mp4', folders that are searched for videos, or "
+        "addresses (https://, http://, s3://bucket/key); - reads names from standard input, one a line.",
+        metavar="PATHS...",
     ),
 ]
 Device = Annotated[
@@ -166,18 +167,18 @@ def score(
 
 @app.command(epilog="Example: cpllm compare master.mov upload.mp4")
 def compare(
-    a: Annotated[Path, typer.Argument(help="A video.")],
-    b: Annotated[Path, typer.Argument(help="Another video.")],
+    a: Annotated[str, typer.Argument(help="A video: a file or an address.")],
+    b: Annotated[str, typer.Argument(help="Another video.")],
     model: Model = "tiny",
     as_json: Json = False,
     device: Device = None,
 ) -> None:
     """Say which of two videos looks better, and how surely."""
-    pair = _path_fields(str(a), "path_a") | _path_fields(str(b), "path_b")
+    pair = _path_fields(a, "path_a") | _path_fields(b, "path_b")
     with _told_in_a_sentence():
         predictor = _predictor(model, device)
         try:
-            found = predictor.compare(_existing(a), _existing(b))
+            found = predictor.compare(_video(a), _video(b))
         except VideoError as error:
             if as_json:
                 print(json.dumps(pair | {"status": "failed"} | _path_fields(error.name) | {
@@ -454,32 +455,41 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _find(paths: list[Path]) -> list[Path]:
-    """Give the named files, there or not, and the videos in the named folders, in order.
+def _find(paths: list[str]) -> list[str]:
+    """Give the named files and addresses, there or not, and the videos in the named folders, in order.
 
     A folder that cannot be read stands for itself, and becomes a row that says why.
     """
-    named = [name for path in paths for name in (_lines() if str(path) == "-" else _matching(path))]
-    if named and not any(path.exists() for path in named):
-        _existing(named[0])
-    found: list[Path] = []
-    for path in named:
-        found += _videos_below(path) if path.is_dir() else [path]
+    named = [name for path in paths for name in (_lines() if path == "-" else _matching(path))]
+    if named and not any(is_address(name) or Path(name).exists() for name in named):
+        _video(named[0])
+    found: list[str] = []
+    for name in named:
+        is_folder = not is_address(name) and Path(name).is_dir()
+        found += map(str, _videos_below(Path(name))) if is_folder else [name]
     if not found:
-        raise typer.BadParameter(f"no video in {', '.join(map(str, paths))}")
+        raise typer.BadParameter(f"no video in {', '.join(paths)}")
     return found
 
 
-def _lines() -> list[Path]:
-    """Give the names that stand on standard input, one a line."""
-    return [Path(os.fsdecode(line)) for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n"))]
+def _video(name: str) -> str:
+    """Give an address, or the name of a file that is there."""
+    return name if is_address(name) else str(_existing(Path(name)))
 
 
-def _matching(path: Path) -> list[Path]:
+def _lines() -> list[str]:
+    """Give the names on standard input, one a line."""
+    return [os.fsdecode(line) for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n"))]
+
+
+def _matching(name: str) -> list[str]:
     """Give the files that a pattern means, where no file has its name; a shell has not seen what is quoted."""
-    if path.exists() or not any(mark in str(path) for mark in "*?["):
-        return [path]
-    return [Path(name) for name in sorted(glob(str(path), recursive=True))] or [path]  # noqa: PTH207
+    if is_address(name):
+        return [name]
+    path = Path(name)
+    if path.exists() or not any(mark in name for mark in "*?["):
+        return [str(path)]
+    return sorted(glob(str(path), recursive=True)) or [str(path)]  # noqa: PTH207
 
 
 def _videos_below(top: Path) -> list[Path]:
@@ -497,7 +507,7 @@ def _predictor(model: str, device: str | None) -> QualityPredictor:
     if model == "promoted" and not Path(model).exists():
         raise ConfigurationError(
             "the model is 'promoted', which names one to the platform's runs only: "
-            "give its folder here, --model $CPLLM_MODELS_DIR/promoted"
+            "give its folder here, --model $CPLLM_MODELS_URI/promoted"
         )
     if _ends_with_the_command:
         from cpllm_model.network import lean_start
@@ -517,7 +527,7 @@ def _without_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
+def _answers(paths: list[str], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
     """Give each video's answers, or why it has none, as soon as they are there."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = bar and sys.stderr.isatty()
@@ -532,16 +542,16 @@ def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, 
             progress.advance(task)
 
 
-def _answered(path: Path, seen: ViewedVideo | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
+def _answered(path: str, seen: ViewedVideo | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
     if isinstance(seen, VideoError):
-        return Answered(str(path), error=seen)
+        return Answered(path, error=seen)
     try:
         if not describe:
-            return Answered(str(path), seen.tokens, predictor.rate([seen])[0])
-        one = predictor.assess_viewed(str(path), seen)
-        return Answered(str(path), seen.tokens, one.rating, one.words, is_still=_is_still(path), cautions=one.cautions)
+            return Answered(path, seen.tokens, predictor.rate([seen])[0])
+        one = predictor.assess_viewed(path, seen)
+        return Answered(path, seen.tokens, one.rating, one.words, is_still=one.info.is_still, cautions=one.cautions)
     except VideoError as error:
-        return Answered(str(path), error=error)
+        return Answered(path, error=error)
 
 
 @contextmanager
@@ -552,11 +562,6 @@ def _told_when_interrupted(done: Sized, total: int) -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True).print(Text(f"cpllm: interrupted after {len(done)} of {total} videos"))
         raise typer.Exit(130) from None
-
-
-def _is_still(path: Path) -> bool:
-    with path.open("rb") as file:
-        return picture_codec(file.read(64)) is not None
 
 
 def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
@@ -595,7 +600,7 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
 
 
 @contextmanager
-def _score_rows(paths: list[Path], as_json: bool, segments: bool) -> Iterator[Callable[[Answered], None]]:
+def _score_rows(paths: list[str], as_json: bool, segments: bool) -> Iterator[Callable[[Answered], None]]:
     """Give what prints one video at once: a JSON line, or rows of a table that is as wide as the terminal."""
     if as_json:
         yield lambda one: print(json.dumps(one.record()), flush=True)

@@ -50,6 +50,7 @@ from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
 from cpllm_model.pooling import joined
+from cpllm_model.remote import fetched, is_address
 from cpllm_model.scale import (
     DISTORTIONS,
     LEVELS,
@@ -252,7 +253,7 @@ class QualityPredictor:
         """Say all that the model says of a video file, or of several.
 
         Args:
-            paths: one file, or several.
+            paths: one file or address, or several.
             limits: what each may cost.
 
         Returns:
@@ -320,7 +321,7 @@ class QualityPredictor:
         """Decode files in a sandbox and encode them, in order; the next is decoded while one is encoded.
 
         Args:
-            paths: video files.
+            paths: video files, or addresses (https, http, s3), which are fetched into temporary files.
             limits: what each may cost.
 
         Yields:
@@ -332,7 +333,7 @@ class QualityPredictor:
             waiting: deque[Future[VideoSamples | VideoError]] = deque()
             try:
                 for path in paths:
-                    waiting.append(decoder.submit(self._decode, sandbox, Path(path)))
+                    waiting.append(decoder.submit(self._decode, sandbox, str(path)))
                     if len(waiting) > 1:
                         yield self._seen(waiting.popleft().result())
                 while waiting:
@@ -342,14 +343,14 @@ class QualityPredictor:
                 decoder.shutdown(wait=False, cancel_futures=True)
                 sandbox.interrupt()
 
-    def _decode(self, sandbox: DecodeSandbox, path: Path) -> VideoSamples | VideoError:
+    def _decode(self, sandbox: DecodeSandbox, path: str) -> VideoSamples | VideoError:
         try:
-            with path.open("rb") as file:
-                return sandbox.decode(file, str(path), self.sampling)
+            with fetched(path) if is_address(path) else Path(path).open("rb") as file:
+                return sandbox.decode(file, path, self.sampling)
         except FileNotFoundError:
-            return ObjectMissingError(str(path), "there is no such file")
+            return ObjectMissingError(path, "there is no such file")
         except OSError as error:
-            return SourceReadError(str(path), error.strerror or str(error))
+            return SourceReadError(path, error.strerror or str(error))
         except VideoError as error:
             return error
 
