@@ -97,7 +97,7 @@ class Calibration:
             f"The model's scores of these videos go from {fit.least_score:.2f} to {fit.most_score:.2f}; "
             "beyond them the map goes on without evidence.",
             "",
-            f"What the severities of the named distortions add lowers the RMSE by another "
+            f"Adding steps of severity of the distortions lowers the RMSE by another "
             f"{_words(fit.gain_of_severities)}"
             + (", and is used:" if steps else ". That is not surely above 0, and is left out."),
             *(["", "| distortion | added per step of severity |", "|---|---|", *steps] if steps else []),
