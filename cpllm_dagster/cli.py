@@ -1,4 +1,4 @@
-"""The cpllm command: the model's commands, and run | retire | sql | report | metrics | demo | dev of the platform.
+"""The cpllm command: the model's commands, and run | retire | sql | report | models | metrics | demo | dev.
 
 Answers go to standard output, what goes on and what went wrong to standard error. Exit status: 0 done, 1 a library
 failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imported by the commands that need them;
@@ -7,6 +7,7 @@ the model's commands work where they are not installed.
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from cpllm_dagster.lake.tables import Lake
+    from cpllm_dagster.models.store import ModelStore
 
 
 #: How an answer is printed, and the engines whose DDL can be printed.
@@ -241,9 +243,67 @@ def metrics(
             wait()
 
 
+models = typer.Typer(help="List, show and promote the models of CPLLM_MODELS_URI.", no_args_is_help=True)
+app.add_typer(models, name="models")
+ModelsUri = Annotated[
+    str | None, typer.Option("--models", help="s3://bucket/prefix or a folder. [env: CPLLM_MODELS_URI]")
+]
+
+
+@models.command("list", epilog="Example: cpllm models list --models s3://our-models/cpllm")
+def list_models(uri: ModelsUri = None) -> None:
+    """List the models; the promoted one, which CPLLM_MODEL=promoted names, is marked."""
+    with _told_in_a_sentence("platform"):
+        store = _model_store(uri)
+        promoted, ids = store.promoted_id, store.ids()
+        for model_id in ids:
+            Console().print(_shown(f"{'*' if model_id == promoted else ' '} {model_id}"))
+        if promoted is None:
+            Console(stderr=True).print(_shown(f"No model is promoted in {store.uri}."))
+
+
+@models.command("show", epilog="Example: cpllm models show tiny-0123456789ab")
+def show_model(model: Annotated[str, typer.Argument(help="Id of a model.")], uri: ModelsUri = None) -> None:
+    """Print what a model was promoted on, as JSON."""
+    with _told_in_a_sentence("platform"):
+        print(json.dumps(_model_store(uri).record(model), indent=2))
+
+
+@models.command("promote", epilog="Example: cpllm models promote our-model")
+def promote_model(
+    model: Annotated[str, typer.Argument(help="Id of a model that is there, or a model folder to copy there.")],
+    uri: ModelsUri = None,
+) -> None:
+    """Make a model the promoted one, without comparing it with the present one; runs that begin later use it."""
+    with _told_in_a_sentence("platform"):
+        store = _model_store(uri)
+        model_id = (
+            model if model in store.ids() else store.publish(Path(model), {"promoted_by": "cpllm models promote"})
+        )
+        before = store.promoted_id
+        store.promote(model_id)
+    Console().print(_shown(f"{model_id} is promoted; before: {before or 'none'}"))
+
+
+@models.command("back", epilog="Example: cpllm models back")
+def go_back(uri: ModelsUri = None) -> None:
+    """Promote the model that was promoted before the present one."""
+    with _told_in_a_sentence("platform"):
+        model_id = _model_store(uri).go_back()
+    Console().print(_shown(f"{model_id} is promoted"))
+
+
 def main() -> None:
     """Run the command."""
     run_and_end()
+
+
+def _model_store(uri: str | None) -> ModelStore:
+    """Open the place of models that is given, else that of the environment."""
+    from cpllm_dagster import definitions
+    from cpllm_dagster.resources import PromotedModels
+
+    return PromotedModels(uri=definitions.models_uri(uri), s3_endpoint_url=definitions.s3_endpoint_url()).open()
 
 
 def _filled_lake(uri: str | None, *libraries: str) -> Lake:
@@ -283,7 +343,9 @@ def _write_page(
     take, settings = no_pictures, definitions.optional_settings(catalog_uri=catalog, lake=lake, model=model)
     if settings is not None:
         store = definitions.video_store(settings)
-        name = QualityModel(reference=settings.model, models_dir=settings.models_dir).name
+        name = QualityModel(
+            reference=settings.model, models_uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url
+        ).name
         sampling = checkpoint.sampling_settings(name)
         take = partial(take_key_frames, store=store, sampling=sampling, limits=VideoLimits().decode_limits())
     page = library_page(tables, library, take)

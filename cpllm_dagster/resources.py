@@ -27,7 +27,8 @@ from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.catalog.s3_client import SIGNED
 from cpllm_dagster.lake.tables import Lake
-from cpllm_dagster.models.promotion import BUNDLED, find_model
+from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
+from cpllm_dagster.models.store import ModelStore, RemoteModel, local_model, models_at
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
@@ -124,19 +125,24 @@ class VideoLimits(dg.ConfigurableResource):
 
 
 class PromotedModels(dg.ConfigurableResource):
-    """The folder of promoted models; training asks for it, scoring only where it is to use the promoted one."""
+    """Where promoted models are kept; training asks for it, scoring only where it is to use the promoted one."""
 
-    folder: str | None = Field(default=None, description="A folder that outlives runs; CPLLM_MODELS_DIR.")
+    uri: str | None = Field(
+        default=None, description="A folder that outlives runs, or s3://bucket/prefix; CPLLM_MODELS_URI."
+    )
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; without it, AWS.")
 
-    def require(self) -> Path:
-        """Give the folder.
+    def open(self) -> ModelStore:
+        """Open the place.
 
         Raises:
-            ConfigurationError: none is set.
+            ConfigurationError: none is set, or it is no folder and no bucket.
         """
-        if self.folder is None:
-            raise ConfigurationError("CPLLM_MODELS_DIR is not set: the folder that promoted models are kept in")
-        return Path(self.folder).resolve()
+        if self.uri is None:
+            raise ConfigurationError(
+                "CPLLM_MODELS_URI is not set: the folder or s3://bucket/prefix where promoted models are kept"
+            )
+        return models_at(self.uri, self.s3_endpoint_url)
 
 
 class QualityModel(dg.ConfigurableResource):
@@ -149,16 +155,25 @@ class QualityModel(dg.ConfigurableResource):
     reference: str = Field(
         default=BUNDLED, description="A bundled checkpoint's name, a checkpoint's folder, or \"promoted\"."
     )
-    models_dir: str | None = Field(default=None, description="The folder of promoted models.")
+    models_uri: str | None = Field(default=None, description="Where promoted models are kept.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; without it, AWS.")
 
     @cached_property
-    def name(self) -> str:
-        """The bundled name, or the folder.
+    def source(self) -> str | RemoteModel:
+        """What workers on any machine load: a bundled name, a folder, or a model of a bucket.
 
         Raises:
             ConfigurationError, CheckpointError: the promoted model is asked for, and there is none.
         """
-        return find_model(self.reference, Path(self.models_dir) if self.models_dir else None)
+        if self.reference == PROMOTED:
+            return PromotedModels(uri=self.models_uri, s3_endpoint_url=self.s3_endpoint_url).open().promoted_source()
+        path = Path(self.reference)
+        return str(path.resolve()) if path.is_symlink() else self.reference
+
+    @cached_property
+    def name(self) -> str:
+        """The bundled name, or the folder on this machine."""
+        return local_model(self.source)
 
     @property
     def model_id(self) -> str:

@@ -117,7 +117,7 @@ def quality(
         ray.require(context)
         settings = config.batch_settings(ray)
         results = score_videos(
-            plan.todo, store=catalog.open(), model=model.name, settings=settings, limits=limits.decode_limits()
+            plan.todo, store=catalog.open(), model=model.source, settings=settings, limits=limits.decode_limits()
         )
         earlier = earlier_failures(now["scores"], model_id)
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)

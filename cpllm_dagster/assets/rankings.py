@@ -64,7 +64,7 @@ def pairwise_comparisons(
     if graph.unfinished:
         ray.require(context)
         tokens = TokenTable(published(tables, "features", library))
-        with PairComparer(model.name, config.batch_settings(ray)) as comparer:
+        with PairComparer(model.source, config.batch_settings(ray)) as comparer:
             for round_index, pairs in enumerate(graph.rounds()):
                 answers = comparer.compare(pairs, tokens)
                 while part := list(islice(answers, config.part_pairs)):

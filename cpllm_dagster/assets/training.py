@@ -22,15 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cpllm_dagster.models.comparison import Gain, compare_predictions
-from cpllm_dagster.models.promotion import (
-    BUNDLED,
-    PromotionRecord,
-    PromotionRule,
-    digest,
-    promote,
-    promoted_folder,
-    publish,
-)
+from cpllm_dagster.models.promotion import PromotionRecord, PromotionRule, digest
 from cpllm_dagster.report.tables import markdown_table, score_histogram
 from cpllm_dagster.resources import PromotedModels
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
@@ -120,7 +112,7 @@ def training_run(
     context: dg.AssetExecutionContext, config: TrainingConfig, models: PromotedModels
 ) -> dg.MaterializeResult:
     """A model trained as its YAML says; a run that was stopped goes on where it was."""
-    models.require()  # what promotion needs is asked for before the first hour of training, not after the last
+    models.open()  # what promotion needs is asked for before the first hour of training, not after the last
     missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(f"training needs {', '.join(missing)}: pip install 'cpllm[train]'")
@@ -159,12 +151,13 @@ def model_evaluation(
     from cpllm_model.training.evaluation.evaluate import evaluate
 
     candidate = str(_recorded(context.instance, training_run, "model"))
-    incumbent = str(promoted_folder(models.require()) or BUNDLED)
+    store = models.open()
+    incumbent = store.promoted()
     held_out = [_manifest(_existing(path)) for path in config.held_out]
     held_out = held_out or [Path(_recorded(context.instance, distortion_corpus, "manifest"))]
     refuse_overlap([Path(path) for path in _recorded(context.instance, training_run, "data")], held_out, config.split)
     candidate_id = checkpoint.model_id(candidate)
-    out = models.require() / "evaluations" / candidate_id
+    out = store.work / "evaluations" / candidate_id
     predictions = {}
     for role, model in (("candidate", candidate), ("incumbent", incumbent)):
         context.log.info(f"{role}: {model}")
@@ -201,22 +194,22 @@ def promoted_model(context: dg.AssetExecutionContext, models: PromotedModels) ->
 
     It asks for the rule by itself: materialized alone, no check stands before it.
     """
-    folder = models.require()
+    store = models.open()
     record = last_evaluation(context.instance)
     if record.objection is not None:
         raise TrainingError(f"{record.candidate_id} is not promoted. {record.objection}")
     if checkpoint.model_id(record.candidate) != record.candidate_id:
         raise TrainingError(f"{record.candidate} is no longer the model that was evaluated: evaluate again")
     # The candidate itself is there where a run died just after it had promoted it.
-    now = str(promoted_folder(folder) or BUNDLED)
+    now = store.promoted()
     if digest(now) != digest(record.candidate) and checkpoint.model_id(now) != record.incumbent_id:
         raise TrainingError(f"{record.incumbent_id}, which was compared with, is replaced: evaluate again")
-    published = publish(Path(record.candidate), folder, dataclasses.asdict(record))
-    promote(published)
+    published = store.publish(Path(record.candidate), dataclasses.asdict(record))
+    store.promote(published)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.candidate_id),
         metadata={
-            "model": dg.MetadataValue.path(str(published)),
+            "model": dg.MetadataValue.path(f"{store.uri}/{published}"),
             "before": record.incumbent,
             **comparison_metadata(record),
         },

@@ -106,12 +106,12 @@ class BucketStorage:
             return s3_client(self._endpoint_url, read_timeout_s=_READ_TIMEOUT_S)
 
     def list(self, prefix: str) -> list[str]:
-        """Return the names that begin with the folder `prefix`, sorted."""
+        """Return the names that begin with the folder `prefix`, or all where it is empty; sorted."""
         pages = self.client.get_paginator("list_objects_v2")
         with translated(self.address):
             keys = [
                 item["Key"].removeprefix(self.prefix)
-                for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}/")
+                for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}{'/' if prefix else ''}")
                 for item in page.get("Contents", ())
             ]
         return sorted(keys)

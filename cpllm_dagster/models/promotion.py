@@ -117,28 +117,6 @@ def promoted_folder(models: Path) -> Path | None:
     return link.resolve()
 
 
-def find_model(reference: str, models: Path | None) -> str:
-    """Give the name or the folder of a model as it is now; a link is followed, so that it cannot turn later on.
-
-    Args:
-        reference: PROMOTED, or what `checkpoint.resolve` takes.
-        models: the folder of promoted models.
-
-    Raises:
-        ConfigurationError: the promoted one is asked for, and there is no folder of them.
-        CheckpointError: nothing has been promoted yet.
-    """
-    if reference != PROMOTED:
-        path = Path(reference)
-        return str(path.resolve()) if path.is_symlink() else reference
-    if models is None:
-        raise ConfigurationError("the model is 'promoted', but no folder of promoted models is set (CPLLM_MODELS_DIR)")
-    folder = promoted_folder(models)
-    if folder is None:
-        raise CheckpointError(f"no model has been promoted in {models} yet: run train_and_promote, or name a model")
-    return str(folder)
-
-
 def publish(candidate: Path, models: Path, record: Mapping[str, Any]) -> Path:
     """Copy a model into the folder of models, whole or not at all; give the copy, which is not yet the promoted one.
 
