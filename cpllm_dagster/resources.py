@@ -47,12 +47,10 @@ HISTORY_DAYS = 400
 class Catalog(dg.ConfigurableResource):
     """The storage whose first level are the content libraries."""
 
-    uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
-    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    uri: str = Field(description="s3://bucket/prefix or a folder; the first level below it are the libraries.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
     s3_access: str = Field(default=SIGNED, description="How S3 is asked: signed, unsigned or requester-pays.")
-    exclude: list[str] = Field(
-        default=list(EXCLUDED), description="Patterns of names of files and folders that are left out."
-    )
+    exclude: list[str] = Field(default=list(EXCLUDED), description="Name patterns of files and folders to leave out.")
     largest_loss: float = Field(
         default=LARGEST_LOSS, ge=0, le=1, description="Largest share of a library's videos that may be gone at once."
     )
@@ -70,9 +68,9 @@ class TableLake(dg.ConfigurableResource):
     """The place of the published tables, and how long history is kept there."""
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; the tables are published below it.")
-    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
     history_days: int = Field(
-        default=HISTORY_DAYS, ge=0, description="Days that score_history and nights are kept; 0 keeps them for ever."
+        default=HISTORY_DAYS, ge=0, description="Days to keep score_history and nights; 0 keeps them forever."
     )
     _claims: ExitStack = PrivateAttr(default_factory=ExitStack)
     _claimed: dict[str, Lake] = PrivateAttr(default_factory=dict)
@@ -112,7 +110,7 @@ class VideoLimits(dg.ConfigurableResource):
     deadline_s: float = Field(default=30.0, gt=0, description="Longest time for one video, reading included.")
     max_file_bytes: int = Field(default=1 << 38, gt=0, description="Largest file.")
     max_duration_s: float = Field(default=86_400.0, gt=0, description="Longest video.")
-    max_frame_px: int = Field(default=8192 * 4320, gt=0, description="Most pixels of a frame.")
+    max_frame_px: int = Field(default=8192 * 4320, gt=0, description="Maximum pixels of a frame.")
 
     def decode_limits(self) -> DecodeLimits:
         """Give the limits as the decoder takes them."""
@@ -130,7 +128,7 @@ class PromotedModels(dg.ConfigurableResource):
     uri: str | None = Field(
         default=None, description="A folder that outlives runs, or s3://bucket/prefix; CPLLM_MODELS_URI."
     )
-    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; without it, AWS.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
 
     def open(self) -> ModelStore:
         """Open the place.
@@ -156,7 +154,7 @@ class QualityModel(dg.ConfigurableResource):
         default=BUNDLED, description="A bundled checkpoint's name, a checkpoint's folder, or \"promoted\"."
     )
     models_uri: str | None = Field(default=None, description="Where promoted models are kept.")
-    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; without it, AWS.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
 
     @cached_property
     def source(self) -> str | RemoteModel:
@@ -224,7 +222,7 @@ def ray_folder() -> dict[str, str]:
             "let TMPDIR name a folder with a shorter path"
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigurationError(f"{folder} is no folder of this user's: let TMPDIR name one with a shorter path")
+        raise ConfigurationError(f"{folder} does not belong to this user: set TMPDIR to a folder with a shorter path")
     folder.chmod(0o700)  # Ray opens its own folder to all, so that one lies inside
     return {"_temp_dir": str(folder / "ray"), "object_spilling_directory": given}
 
@@ -237,21 +235,25 @@ class BatchRay(LocalRay):
     """
 
     address: str = Field(default="local", description='"local", or the address of a running cluster.')
-    keep: bool = Field(default=False, description="Whether Ray outlives the run for the next one in this process.")
-    decode_workers: int | None = Field(default=None, ge=1, description="Most decode workers; empty: one a CPU.")
+    keep: bool = Field(default=False, description="Whether Ray keeps running for the next run in this process.")
+    decode_workers: int | None = Field(
+        default=None, ge=1, description="Maximum number of decode workers; by default one per CPU."
+    )
     model_workers: int | None = Field(
-        default=None, ge=1, description="Most model workers; empty: one a GPU, without GPUs one a CPU."
+        default=None,
+        ge=1,
+        description="Maximum number of model workers; by default one per GPU, or per CPU without GPUs.",
     )
     model_gpus: float | None = Field(
         default=None,
         ge=0,
-        description="GPUs, or the share of one, a model worker reserves; 0: on CPUs; empty: 1 where there are GPUs.",
+        description="GPUs per model worker, or a share of one; 0 computes on CPUs; by default 1 if there are GPUs.",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="Videos the model sees at once; empty: 4 on a CPU, 16 on a GPU."
+        default=None, ge=1, description="Videos per batch; by default 4 on a CPU, 16 on a GPU."
     )
     precision: Precision | None = Field(
-        default=None, description="Of weights and activations; empty: bfloat16 on a GPU, else float32."
+        default=None, description="Precision of weights and activations; by default bfloat16 on a GPU, else float32."
     )
 
     @property

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cpllm_model.predictor import Description, QualityPredictor, Rating, ViewedVideo, VisualTokens
 
 app = typer.Typer(
-    help="How good do videos look, why, and which are worst.",
+    help="How good do videos look, why, and which are worst?",
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
 )  # fmt: skip
 
@@ -56,7 +56,7 @@ Device = Annotated[
     str | None, typer.Option(help="Torch device, such as cpu or cuda:0; by default a GPU if there is one.")
 ]
 Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, one object per video.")]
 
 #: Width of a segment's bar of five, and of the time that a segment's row begins with.
 BAR_CELLS, SEGMENT_CELLS = 10, 21
@@ -123,10 +123,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def main(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """How good do videos look, why, and which are worst."""
+    """How good do videos look, why, and which are worst?"""
 
 
 @app.command(epilog="Example: cpllm score trailers/ --fail-under 3.5 -o trailers.parquet")
@@ -134,12 +134,12 @@ def score(
     paths: Paths,
     model: Model = "tiny",
     as_json: Json = False,
-    segments: Annotated[bool, typer.Option("--segments", help="A row for each segment of a video, too.")] = False,
+    segments: Annotated[bool, typer.Option("--segments", help="Also print a row for each segment.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the answers to a file, too: .csv, .jsonl or .parquet.")
+        Path | None, typer.Option("--out", "-o", help="Also write the answers to a file: .csv, .jsonl or .parquet.")
     ] = None,
     fail_under: Annotated[
-        float | None, typer.Option(help="End with status 1 if a score is lower.", min=SCORE_MIN, max=SCORE_MAX)
+        float | None, typer.Option(help="Exit with status 1 if a score is lower.", min=SCORE_MIN, max=SCORE_MAX)
     ] = None,
     device: Device = None,
 ) -> None:
@@ -218,7 +218,7 @@ def rank(paths: Paths, model: Model = "tiny", as_json: Json = False, device: Dev
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
     size: Annotated[str, typer.Option(help="base or large.")] = "base",
     context: Annotated[str | None, typer.Option(help="Hub id or folder of the context encoder.")] = None,
     pixel: Annotated[str | None, typer.Option(help="Hub id or folder of the pixel encoder.")] = None,
@@ -236,19 +236,21 @@ def init(
 def corpus(
     out: Annotated[Path, typer.Option(help="Folder of the corpus.")],
     sources: Annotated[
-        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; may be given again.")
+        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; can be repeated.")
     ] = None,
     clips: Annotated[int, typer.Option(help="About how many clips to make.", min=1)] = 6000,
     scenes: Annotated[int, typer.Option(help="Rendered scenes beside the sources.", min=0)] = 40,
     screens: Annotated[int, typer.Option(help="Rendered screens, cartoons and games beside the sources.", min=0)] = 60,
     rated: Annotated[
-        list[Path] | None, typer.Option(help="Manifest of pictures that people rated; may be given again.")
+        list[Path] | None, typer.Option(help="Manifest of pictures that people rated; can be repeated.")
     ] = None,
-    rated_contents: Annotated[int, typer.Option(help="How many of these pictures are taken, at most.", min=0)] = 200,
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
-    processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
+    rated_contents: Annotated[int, typer.Option(help="Most of these pictures to use.", min=0)] = 200,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(help="Contents processed in parallel; by default one per core.")
+    ] = None,
 ) -> None:
-    """Degrade pristine pictures with real encoders into a labelled training corpus; goes on where it was stopped."""
+    """Degrade pristine pictures with real encoders into a labelled training corpus; a stopped run resumes."""
     with _told_in_a_sentence("train"):
         from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
@@ -264,24 +266,24 @@ def manifest(
     dataset: Annotated[
         str,
         typer.Option(
-            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; of still pictures biq2021, "
-            "koniq-10k, spaq, kadid-10k, tid2013, live-itw; else your name for it."
+            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; for still pictures biq2021, "
+            "koniq-10k, spaq, kadid-10k, tid2013, live-itw; or a name of your own."
         ),
     ],
-    videos: Annotated[Path, typer.Option(help="Folder below which the videos or pictures lie, in any layout.")],
+    videos: Annotated[Path, typer.Option(help="Folder with the videos or pictures, in any layout.")],
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Ratings, or conversations in .json or .jsonl; a known set of pictures has its own in its folder."
+            help="Ratings, or conversations in .json or .jsonl; known sets of pictures have theirs in their folder."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.parquet"),
     held_out: Annotated[
-        list[Path] | None, typer.Option(help="Label file of videos to leave out; may be given again.")
+        list[Path] | None, typer.Option(help="Label file of videos to leave out; can be repeated.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Put all videos into train, validation or test.")] = None,
     scale: Annotated[
-        tuple[float, float] | None, typer.Option(help="Worst and best MOS of a data set that is not known.")
+        tuple[float, float] | None, typer.Option(help="Worst and best MOS of an unknown data set.")
     ] = None,
     most_missing: Annotated[
         float, typer.Option(min=0, max=1, help="Refuse if more than this share of the videos are missing.")
@@ -305,7 +307,7 @@ def manifest(
 
 @app.command()
 def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.yaml is what trained tiny.")]) -> None:
-    """Train a model; started again after it was stopped, it goes on."""
+    """Train a model; a run that was stopped resumes when it is started again."""
     with _told_in_a_sentence("train"):
         from cpllm_model.training.recipe.config import TrainConfig
         from cpllm_model.training.recipe.loop import train as train_model
@@ -317,25 +319,27 @@ def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.y
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder of the report; with several models each gets one below it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report; with several models, each gets a folder inside it.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for other tests."),
+        typer.Option(
+            help="Manifest, or the folder that holds it; can be repeated; not needed for --stress and --timed."
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Bundled name, folder or hub id, by default tiny; may be given again."),
+        typer.Option("--model", help="Bundled name, folder or hub id; tiny by default; can be repeated."),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test: which contents are asked about.")] = "test",
+    split: Annotated[str, typer.Option(help="Which contents to use: train, validation or test.")] = "test",
     stress: Annotated[
-        int, typer.Option(min=0, help="Clean sources a row of the stress tests, such as 12; 0 leaves them out.")
+        int, typer.Option(min=0, help="Clean sources per stress test, such as 12; 0 skips the stress tests.")
     ] = 0,
     stress_sources: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of clean photographs and clips for these tests; may be given again."),
+        typer.Option(help="Folder of clean photographs and clips for stress tests and tests in time; can be repeated."),
     ] = None,
     timed: Annotated[
-        int, typer.Option(min=0, help="Clean videos for the tests of what comes and goes, such as 6; 0 is none.")
+        int, typer.Option(min=0, help="Clean videos for the tests in time, such as 6; 0 skips these tests.")
     ] = 0,
 ) -> None:
     """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report."""
@@ -373,9 +377,7 @@ def calibrate(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new model.")],
     model: Model = "tiny",
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder below which the videos lie; by default that of the table.")
-    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder with the videos; by default that of the table.")] = None,
     scale: Annotated[
         tuple[float, float], typer.Option(help="Ratings of the worst and of the best imaginable video.")
     ] = (SCORE_MIN, SCORE_MAX),
@@ -406,9 +408,9 @@ def calibrate(
     epilog="Example: cpllm card work/tiny/model/README.md --evaluation work/report --log work/tiny/train_log.jsonl"
 )
 def card(
-    path: Annotated[Path, typer.Argument(help="The card, Markdown; made if it is not there.")],
-    evaluation: Annotated[list[Path], typer.Option(help="Folder that cpllm evaluate wrote; may be given again.")],
-    log: Annotated[list[Path] | None, typer.Option(help="train_log.jsonl of a run; may be given again.")] = None,
+    path: Annotated[Path, typer.Argument(help="The card (Markdown); created if it is missing.")],
+    evaluation: Annotated[list[Path], typer.Option(help="Folder that cpllm evaluate wrote; can be repeated.")],
+    log: Annotated[list[Path] | None, typer.Option(help="train_log.jsonl of a run; can be repeated.")] = None,
 ) -> None:
     """Write the figures of an evaluation and of a training run into a model card."""
     with _told_in_a_sentence("train"):

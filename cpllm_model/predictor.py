@@ -104,7 +104,7 @@ class QualityPredictor:
             ConfigurationError: there is no such precision.
         """
         if precision is not None and precision not in PRECISIONS:
-            raise ConfigurationError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+            raise ConfigurationError(f"there is no precision {precision!r}; give one of {', '.join(PRECISIONS)}")
         folder = checkpoint.resolve(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -117,7 +117,9 @@ class QualityPredictor:
         model, loading = loaded
         # What a file lacks would be drawn at random, and answer.
         if missing := sorted(loading["missing_keys"]):
-            raise CheckpointError(f"{folder} is of another architecture: {len(missing)} weights lack, as {missing[0]}")
+            raise CheckpointError(
+                f"{folder} has another architecture: {len(missing)} weights are missing, the first is {missing[0]}"
+            )
         if model.config.versions != VERSIONS:
             raise CheckpointError(f"{folder} was made for {model.config.versions}, this release has {VERSIONS}")
         model.fold()
@@ -328,7 +330,7 @@ class QualityPredictor:
             what was seen of each file, or why nothing was.
         """
         if isinstance(paths, str | Path):
-            raise TypeError(f"a list of paths is wanted, not one path: [{str(paths)!r}]")
+            raise TypeError(f"give a list of paths, not one path: [{str(paths)!r}]")
         with DecodeSandbox(limits or DecodeLimits()) as sandbox, ThreadPoolExecutor(1) as decoder:
             waiting: deque[Future[VideoSamples | VideoError]] = deque()
             try:

@@ -53,7 +53,7 @@ def fetched(address: str, most_bytes: int = MOST_BYTES) -> Iterator[BinaryIO]:
         the file, at its beginning.
 
     Raises:
-        ObjectMissingError, AccessDeniedError, ArchivedError, LimitExceededError, SourceReadError: it cannot be had.
+        ObjectMissingError, AccessDeniedError, ArchivedError, LimitExceededError, SourceReadError: it cannot be fetched.
         ConfigurationError: boto3 is missing, or credentials are missing or wrong.
     """
     fetch = _fetch_s3 if address.lower().startswith("s3://") else _fetch_http
@@ -128,7 +128,7 @@ def _refused(address: str, status: int) -> VideoError:
     if status in (404, 410):
         return ObjectMissingError(address, f"the server answers {status}: there is no such file")
     if status in (401, 403):
-        return AccessDeniedError(address, f"the server answers {status}: it may not be read without the right to it")
+        return AccessDeniedError(address, f"the server answers {status}: you have no permission to read it")
     return SourceReadError(address, f"the server answers {status}")
 
 

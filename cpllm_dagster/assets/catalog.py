@@ -45,11 +45,9 @@ class CatalogConfig(dg.Config):
     """How a library is probed."""
 
     probe_processes: int = Field(default=2, ge=1, description="Videos probed at the same time.")
-    part_videos: int = Field(default=1000, ge=1, description="Videos after which probed rows are kept as a part.")
-    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
-    allow_shrinking: bool = Field(
-        default=False, description="Take it as right that the library has vanished or lost many videos."
-    )
+    part_videos: int = Field(default=1000, ge=1, description="Probed videos per part.")
+    retry_archived: bool = Field(default=False, description="Try archived objects again, after they were restored.")
+    allow_shrinking: bool = Field(default=False, description="Accept that the library is gone or has lost many videos.")
 
 
 #: What lies in the storage; nothing here makes it.

@@ -58,9 +58,9 @@ MODEL_POOL = "model"
 class QualityConfig(BatchConfig):
     """How a library is scored."""
 
-    part_videos: int = Field(default=16, ge=1, description="Results after which a part is kept: what a kill may cost.")
-    part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is kept.")
-    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
+    part_videos: int = Field(default=16, ge=1, description="Results per part; a killed run loses at most these.")
+    part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is written.")
+    retry_archived: bool = Field(default=False, description="Try archived objects again, after they were restored.")
 
 
 def _spec(table_name: str, description: str) -> dg.AssetSpec:

@@ -27,7 +27,7 @@ from cpllm_model.ranking import rank
 class ComparisonConfig(BatchConfig):
     """How the videos of a library are compared."""
 
-    part_pairs: int = Field(default=2000, ge=1, description="Comparisons after which a part is kept.")
+    part_pairs: int = Field(default=2000, ge=1, description="Comparisons per part.")
 
 
 @dg.asset(

@@ -46,14 +46,16 @@ class CorpusConfig(dg.Config):
     """Of what a distortion corpus is made."""
 
     sources: list[str] = Field(description="Folders of pristine photographs and clips.")
-    out: str = Field(description="Folder of the corpus; one that was begun is gone on with.")
+    out: str = Field(description="Folder of the corpus; an unfinished corpus is resumed.")
     clips: int = Field(default=6000, ge=1, description="About how many degraded clips.")
     scenes: int = Field(default=40, ge=0, description="Rendered scenes beside the sources.")
     screens: int = Field(default=60, ge=0, description="Rendered screens, cartoons and games beside the sources.")
     rated: list[str] = Field(default=[], description="Manifests of pictures that people rated.")
-    rated_contents: int = Field(default=200, ge=0, description="How many of these pictures are taken, at most.")
-    seed: int = Field(default=0, description="Decides every random choice.")
-    processes: int | None = Field(default=None, ge=1, description="Contents at once; none is one a core.")
+    rated_contents: int = Field(default=200, ge=0, description="Most of these pictures to use.")
+    seed: int = Field(default=0, description="Random seed.")
+    processes: int | None = Field(
+        default=None, ge=1, description="Contents processed in parallel; by default one per core."
+    )
 
 
 class TrainingConfig(dg.Config):
@@ -61,7 +63,7 @@ class TrainingConfig(dg.Config):
 
     config: str = Field(description="The YAML file of the training run.")
     out: str | None = Field(
-        default=None, description="Folder of the run, in the place of the YAML's; one that was begun is gone on with."
+        default=None, description="Folder of the run, instead of the one in the YAML; an unfinished run is resumed."
     )
     with_corpus: bool = Field(default=True, description="Whether distortion_corpus is added to the YAML's data sets.")
 
@@ -70,9 +72,9 @@ class EvaluationConfig(dg.Config):
     """On what the new model is measured, and what it must gain."""
 
     held_out: list[str] = Field(
-        default=[], description="Manifests, or folders of them, with the held-out videos; none is the corpus's."
+        default=[], description="Manifests of the held-out videos, or their folders; by default that of the corpus."
     )
-    split: str = Field(default="test", description="The split of these that is held out.")
+    split: str = Field(default="test", description="Which split of these manifests is held out.")
     least_gain: float = Field(
         default=_RULE.least_gain, description="The interval of the gain in SRCC must lie above this."
     )
@@ -111,7 +113,7 @@ def distortion_corpus(context: dg.AssetExecutionContext, config: CorpusConfig) -
 def training_run(
     context: dg.AssetExecutionContext, config: TrainingConfig, models: PromotedModels
 ) -> dg.MaterializeResult:
-    """A model trained as its YAML says; a run that was stopped goes on where it was."""
+    """A model trained as its YAML says; a run that was stopped resumes."""
     models.open()  # what promotion needs is asked for before the first hour of training, not after the last
     missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -119,7 +121,7 @@ def training_run(
     from cpllm_model.training.recipe.config import Data, TrainConfig
     from cpllm_model.training.recipe.loop import train
 
-    # What the YAML says is left as it is, so that a run begun by hand with the same YAML can be gone on with here.
+    # What the YAML says is left as it is, so that a run started by hand with the same YAML can be resumed here.
     settings = TrainConfig.from_yaml(_existing(config.config))
     if config.out is not None:
         settings = dataclasses.replace(settings, out=Path(config.out))

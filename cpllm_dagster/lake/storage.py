@@ -165,7 +165,7 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
         LakeError: the address has another scheme or no valid bucket name, or the endpoint is none.
     """
     if endpoint_url is not None and not is_endpoint(endpoint_url):
-        raise LakeError("the lake's S3 endpoint is no http(s) address, or one that holds a password")
+        raise LakeError("the lake's S3 endpoint is not an http(s) address, or it contains a password")
     if not uri.strip():
         raise LakeError("the lake's address is empty; give s3://bucket/prefix or a folder")
     scheme, separator, rest = uri.partition("://")

@@ -404,7 +404,7 @@ class Lake:
     def retire(self, library: str) -> list[str]:
         """Remove a library's tables, parts and report, and return the names of its tables.
 
-        The tables that others are made from go last, so that one that is interrupted can be taken up again.
+        The tables that others are made from go last, so that an interrupted removal can be resumed.
         """
         self._require_claim(library)
         files = {name: self._storage.list(_folder(name, library)) for name in reversed(SCHEMAS)}

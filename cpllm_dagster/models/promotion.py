@@ -100,7 +100,7 @@ class PromotionRecord:
                 }
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is no record of a comparison of models: {error}") from error
+            raise CheckpointError(f"{path} is not a record of a model comparison: {error}") from error
 
 
 def promoted_folder(models: Path) -> Path | None:
@@ -113,7 +113,7 @@ def promoted_folder(models: Path) -> Path | None:
     if not link.is_symlink() and not link.exists():
         return None
     if not link.is_dir():
-        raise CheckpointError(f"{link} leads to no folder: let it point to one of the models beside it")
+        raise CheckpointError(f"{link} does not lead to a folder: let it point to one of the models beside it")
     return link.resolve()
 
 
@@ -157,7 +157,7 @@ def promote(published: Path) -> None:
     """
     link = published.parent / PROMOTED
     if link.exists() and not link.is_symlink():
-        raise ConfigurationError(f"{link} is no link: move it away, so that a promoted model can be linked there")
+        raise ConfigurationError(f"{link} is not a link: move it away, so that a promoted model can be linked there")
     unfinished = link.with_name(f".{PROMOTED}.unfinished")
     unfinished.unlink(missing_ok=True)
     unfinished.symlink_to(published.name)

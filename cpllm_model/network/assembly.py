@@ -40,7 +40,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
 
     Raises:
         ConfigurationError: the size is unknown.
-        CheckpointError: a part cannot be had, is not of the right kind, or lacks weights; names them.
+        CheckpointError: a part cannot be downloaded, is of the wrong kind, or misses weights; names them.
     """
     if size not in HUB_PARTS:
         raise ConfigurationError(f"size {size!r} is not one of {', '.join(HUB_PARTS)}")
@@ -50,7 +50,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
     decoder = _weights(AutoModelForCausalLM, names[2], _load(AutoConfig, names[2]))
     tokenizer = _load(AutoTokenizer, names[2])
     if not hasattr(pixel_encoder.config, "num_frames"):
-        raise CheckpointError(f"{names[1]!r} is no video encoder: its configuration has no num_frames")
+        raise CheckpointError(f"{names[1]!r} is not a video encoder: its configuration has no num_frames")
     image_px = pixel_encoder.config.image_size
     sampling = hub_sampling(
         context_size_px=_frame_px(context_encoder.config),

@@ -97,7 +97,7 @@ print(json.dumps({
         ("CPLLM_TIMEZONE", "Mars/Phobos", "'Mars/Phobos' is none"),
         ("CPLLM_OWNERS", "team:video, bob", "CPLLM_OWNERS names 'bob'"),
         ("CPLLM_ALERT_WEBHOOK", "file:///etc/passwd", "the webhook for alerts is no"),
-        ("CPLLM_ALERT_MAIL", "a@b.de; c@d.de", "is no mail address"),
+        ("CPLLM_ALERT_MAIL", "a@b.de; c@d.de", "is not a mail address"),
         ("CPLLM_SMTP_URL", "mail.example.com:25", "the mail server is not given as smtp://"),
         ("CPLLM_DECODE_WORKERS", "0", "CPLLM_DECODE_WORKERS is '0'; give a whole number from 1 on"),
         ("CPLLM_MODEL_WORKERS", "many", "CPLLM_MODEL_WORKERS is 'many'"),

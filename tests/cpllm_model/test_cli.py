@@ -206,7 +206,7 @@ def test_rank_orders_videos_and_keeps_the_failed_ones(folder):
         (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
         (["score", "{folder}/best.mp4", "--model", "promoted"], "give its folder here, --model"),
         (["score"], "Missing argument"),
-        (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "ends in none of"),
+        (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "must end in .csv"),
         (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
     ],
 )

@@ -94,7 +94,7 @@ def read_conversations(path: Path) -> list[Label]:
         return [_conversation(where, _parsed(where, line)) for where, line in lines if line.strip()]
     entries = _parsed(str(path), text)
     if not isinstance(entries, list):
-        raise DataSetError(f"{path} is no list of conversations")
+        raise DataSetError(f"{path} is not a list of conversations")
     return [_conversation(f"{path}, entry {number}", entry) for number, entry in enumerate(entries, 1)]
 
 
@@ -139,11 +139,11 @@ def _listed(path: Path, text: str) -> list[Label]:
 
 def _conversation(where: str, entry: Any) -> Label:
     if not isinstance(entry, dict) or not isinstance(turns := entry.get("conversations"), list):
-        raise DataSetError(f"{where}: no object with conversations")
+        raise DataSetError(f"{where}: the entry is not an object with conversations")
     file = entry.get("video") or entry.get("image")
     files = file if isinstance(file, list) else [file] if file else []
     if not all(isinstance(one, str) for one in files):
-        raise DataSetError(f"{where}: {file!r} is no path")
+        raise DataSetError(f"{where}: {file!r} is not a path")
     spoken: list[str] = []
     for turn in turns:
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
@@ -186,7 +186,7 @@ def relative_path(text: str, where: str) -> str:
     """
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:/", str(path)) or "\0" in text:
-        raise DataSetError(f"{where}: {text!r} is no relative path below the folder of the videos")
+        raise DataSetError(f"{where}: {text!r} is not a relative path inside the folder of the videos")
     return str(path)
 
 
@@ -203,7 +203,7 @@ def number_of(text: str, where: str) -> float | None:
     except ValueError:
         number = math.inf
     if not math.isfinite(number):
-        raise DataSetError(f"{where}: {text!r} is no number")
+        raise DataSetError(f"{where}: {text!r} is not a number")
     return number
 
 

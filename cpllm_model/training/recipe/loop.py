@@ -344,7 +344,7 @@ def _overridden(config: CPLLMConfig, overrides: dict[str, Any]) -> CPLLMConfig:
     values = config.to_dict()
     for name, value in overrides.items():
         if name not in values:
-            raise ConfigurationError(f"model_overrides.{name} is no field of a model's configuration")
+            raise ConfigurationError(f"model_overrides.{name} is not a field of a model's configuration")
         replaced = isinstance(value, dict) and "model_type" not in value
         values[name] = values[name] | value if replaced else value
     return CPLLMConfig.from_dict(values)

@@ -164,13 +164,13 @@ def test_what_may_run_code_is_not_published(models: Path, candidate: Path) -> No
 def test_a_link_that_leads_nowhere_or_is_none_is_said(models: Path, candidate: Path) -> None:
     published = publish(candidate, models, {})
     (models / PROMOTED).symlink_to("gone")
-    with pytest.raises(CheckpointError, match="promoted leads to no folder"):
+    with pytest.raises(CheckpointError, match="promoted does not lead to a folder"):
         promoted_folder(models)
     promote(published)
     assert promoted_folder(models) == published
     (models / PROMOTED).unlink()
     (models / PROMOTED).mkdir()
-    with pytest.raises(ConfigurationError, match="is no link"):
+    with pytest.raises(ConfigurationError, match="is not a link"):
         promote(published)
 
 
@@ -198,5 +198,5 @@ def test_a_lost_or_damaged_record_is_said(tmp_path: Path) -> None:
     for content in (None, "{", "[]", '{"candidate": "a"}'):
         if content is not None:
             (tmp_path / "record.json").write_text(content)
-        with pytest.raises(CheckpointError, match="is no record"):
+        with pytest.raises(CheckpointError, match="is not a record"):
             PromotionRecord.read(tmp_path / "record.json")

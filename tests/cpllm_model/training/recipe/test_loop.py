@@ -249,7 +249,7 @@ def test_a_configuration_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"none\.yaml cannot be read"):
         TrainConfig.from_yaml(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ConfigurationError, match=r"bad\.yaml is no YAML"):
+    with pytest.raises(ConfigurationError, match=r"bad\.yaml is not valid YAML"):
         TrainConfig.from_yaml(tmp_path / "bad.yaml")
 
 
