@@ -8,8 +8,10 @@ of Dagster.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -33,11 +35,14 @@ class ModelStore(ABC):
     """Promoted models and the order of their promotions.
 
     uri: the place, as people know it.
-    work: a local folder for what evaluations write.
     """
 
     uri: str
-    work: Path
+
+    @property
+    @abstractmethod
+    def work(self) -> Path:
+        """A local folder for what evaluations write."""
 
     @abstractmethod
     def ids(self) -> list[str]:
@@ -137,8 +142,12 @@ class FolderStore(ModelStore):
     """Models in a folder; the symbolic link `promoted` leads to one of them."""
 
     def __init__(self, root: Path) -> None:
-        self.root = self.work = root.resolve()
+        self.root = root.resolve()
         self.uri = str(self.root)
+
+    @property
+    def work(self) -> Path:
+        return self.root
 
     def ids(self) -> list[str]:
         folders = self.root.iterdir() if self.root.is_dir() else ()
@@ -175,7 +184,18 @@ class BucketStore(ModelStore):
 
     def __init__(self, uri: str, endpoint_url: str | None = None) -> None:
         self.uri, self.endpoint_url = uri.rstrip("/"), endpoint_url
-        self.work = Path.home() / ".cache" / "cpllm" / "models"
+
+    @cached_property
+    def work(self) -> Path:
+        folder = Path.home() / ".cache" / "cpllm" / "models"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a container whose own files may only be read
+            folder = Path(tempfile.gettempdir()) / f"cpllm-models-{os.getuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():
+                raise ConfigurationError(f"{folder} does not belong to this user: set TMPDIR") from None
+        return folder
 
     @cached_property
     def _storage(self) -> BucketStorage:

@@ -245,7 +245,7 @@ def _held_out(
     for repeat, parts in enumerate(folds):
         for out_N in parts:
             score_map = _chosen(problem, ~out_N, with_steps=with_steps)
-            for index in np.flatnonzero(out_N):
+            for index in np.flatnonzero(out_N).tolist():
                 viewed = rated[index].viewed
                 mapped = replace(viewed, answers=score_map.apply(viewed.answers))
                 found[:, repeat, index] = mapped.score, mapped.level_variance**0.5

@@ -133,6 +133,16 @@ def test_a_model_of_a_bucket_is_downloaded_once_and_checked(
     assert not list(folder.parent.iterdir())
 
 
+def test_without_a_home_that_can_be_written_models_go_below_tmpdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    work = BucketStore("s3://bucket/models").work
+    assert work.parent == tmp_path and work.stat().st_mode & 0o777 == 0o700
+
+
 @in_bucket
 def test_an_upload_that_broke_off_is_no_model_and_is_made_whole(store: BucketStore, candidates: list[Path]) -> None:
     model_id = checkpoint.model_id(str(candidates[0]))
