@@ -70,7 +70,7 @@ class Alerts:
         return bool(self.webhook or self.mail_to)
 
     def send(self, subject: str, lines: list[str], run_id: str | None = None) -> None:
-        """Send an alert to all addresses; one that cannot be reached keeps no other from its alert.
+        """Send an alert to all addresses, also if one of them cannot be reached.
 
         Args:
             subject: one line.

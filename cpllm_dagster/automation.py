@@ -50,7 +50,7 @@ def nightly_schedule(cron: str = NIGHT, timezone: str = "UTC") -> dg.ScheduleDef
 
     Args:
         cron: when, in five fields.
-        timezone: whose clock that is, as the IANA names it.
+        timezone: its IANA time zone.
 
     Raises:
         ConfigurationError: Dagster takes one of them for none.

@@ -70,7 +70,7 @@ class Settings:
         exclude: patterns of names of files and folders that are no part of the catalogue.
         largest_loss: share of a library's videos that may be gone at once.
         history_days: days that history is kept; 0 keeps it for ever.
-        schedule, timezone: when libraries are scored: a cron string, and whose clock it is of.
+        schedule, timezone: when libraries are scored: a cron string and a time zone.
         stale_hours: hours without a run after which the tables of libraries count as stale.
         owners: whose the assets are: mail addresses, or teams as in `team:video`.
         alerts: where alerts go.
@@ -369,7 +369,7 @@ def _described(
 
 
 def _value(name: str, read: Callable[[str], Value]) -> Value | None:
-    """Read a value that may be missing; one that `read` refuses is named."""
+    """Read an optional value; an error names a value that `read` refuses."""
     value = _optional(name)
     try:
         return None if value is None else read(value)

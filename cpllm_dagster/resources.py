@@ -59,7 +59,7 @@ class Catalog(dg.ConfigurableResource):
         """Open the storage.
 
         Raises:
-            ConfigurationError: the address is none that can be read.
+            ConfigurationError: the address cannot be read.
         """
         return VideoStore(self.uri, self.s3_endpoint_url, tuple(self.exclude), self.s3_access)
 
@@ -79,7 +79,7 @@ class TableLake(dg.ConfigurableResource):
         """Open the tables.
 
         Raises:
-            LakeError: the address is none that can be written.
+            LakeError: the address cannot be written.
         """
         return Lake(self.uri, self.s3_endpoint_url)
 
@@ -105,7 +105,7 @@ class TableLake(dg.ConfigurableResource):
 
 
 class VideoLimits(dg.ConfigurableResource):
-    """What one video may cost; one that asks for more fails with a reason. Probing and decoding share it."""
+    """What one video may cost; a video over these limits fails. For probing and decoding."""
 
     deadline_s: float = Field(default=30.0, gt=0, description="Longest time for one video, reading included.")
     max_file_bytes: int = Field(default=1 << 38, gt=0, description="Largest file.")

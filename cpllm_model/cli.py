@@ -178,7 +178,7 @@ def compare(
     with _told_in_a_sentence():
         predictor = _predictor(model, device)
         try:
-            found = predictor.compare(_video(a), _video(b))
+            comparison = predictor.compare(_video(a), _video(b))
         except VideoError as error:
             if as_json:
                 print(json.dumps(pair | {"status": "failed"} | _path_fields(error.name) | {
@@ -187,15 +187,15 @@ def compare(
                 Console(stderr=True).print(_shown(f"cpllm: {error} ({error.error_type})"))
             raise typer.Exit(1) from None
     if as_json:
-        print(json.dumps({**pair, "status": "ok", **asdict(found)}))
+        print(json.dumps({**pair, "status": "ok", **asdict(comparison)}))
         return
-    if found.probability_a_better == 0.5:
+    if comparison.probability_a_better == 0.5:
         Console().print("no difference")
         return
-    better = a if found.probability_a_better > 0.5 else b
-    surely = max(found.probability_a_better, 1 - found.probability_a_better)
+    better = a if comparison.probability_a_better > 0.5 else b
+    surely = max(comparison.probability_a_better, 1 - comparison.probability_a_better)
     Console().print(
-        _shown(f"{better} looks better, with probability {surely:.2f} (orders differ by {found.order_gap:.2f})")
+        _shown(f"{better} looks better, with probability {surely:.2f} (orders differ by {comparison.order_gap:.2f})")
     )
 
 
@@ -205,14 +205,14 @@ def rank(paths: Paths, model: Model = "tiny", as_json: Json = False, device: Dev
     with _told_in_a_sentence():
         files = _find(paths)
         predictor = _predictor(model, device)
-        found = list(_answers(files, predictor, describe=False, bar=True))
-        rows = _ranked(found, predictor)
+        answered = list(_answers(files, predictor, describe=False, bar=True))
+        rows = _ranked(answered, predictor)
     if as_json:
         for row in rows:
             print(json.dumps(row))
     else:
         _print_ranking(rows)
-    if any(one.error for one in found):
+    if any(one.error for one in answered):
         raise typer.Exit(1)
 
 
@@ -296,13 +296,13 @@ def manifest(
 
         if labels is None and dataset not in FORMS:
             raise typer.BadParameter(f"{dataset} needs --labels")
-        found = collect(
+        collected = collect(
             _existing(labels or videos), _existing(videos), dataset, scale=scale, held_out=held_out or [], split=split
         )
-        for line in found.report():
+        for line in collected.report():
             Console(stderr=True).print(_shown(line))
-        publish(found, out, most_missing)
-    Console().print(_shown(f"{out}: {len(found.videos)} videos of {dataset}"))
+        publish(collected, out, most_missing)
+    Console().print(_shown(f"{out}: {len(collected.videos)} videos of {dataset}"))
 
 
 @app.command()
@@ -365,7 +365,7 @@ def evaluate(
         names = models or ["tiny"]
         results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
     Console().print(_shown(out / "index.html"))
-    if any(found["failed"] for result in results for found in result["data_sets"].values()):
+    if any(data_set["failed"] for result in results for data_set in result["data_sets"].values()):
         raise typer.Exit(1)
 
 
@@ -396,12 +396,14 @@ def calibrate(
         console = Console(stderr=True)
         _without_loading_bars()
         predictor = QualityPredictor.from_pretrained(model, device)
-        found = calibrate_model(predictor, _existing(ratings), videos, scale, lambda line: console.print(_shown(line)))
-        Console().print(Markdown("\n".join(found.lines())))
-        if objection := found.fit.objection:
+        calibration = calibrate_model(
+            predictor, _existing(ratings), videos, scale, lambda line: console.print(_shown(line))
+        )
+        Console().print(Markdown("\n".join(calibration.lines())))
+        if objection := calibration.fit.objection:
             console.print(_shown(f"cpllm: no model is written. {objection}"))
             raise typer.Exit(1)
-        Console().print(_shown(f"{out}: {write_calibrated(found, model, out)}"))
+        Console().print(_shown(f"{out}: {write_calibrated(calibration, model, out)}"))
 
 
 @app.command(
@@ -421,10 +423,10 @@ def card(
 
 @contextmanager
 def _told_in_a_sentence(extra: str | None = None) -> Iterator[None]:
-    """Turn the project's own errors into one sentence and exit status 2.
+    """Print the project's own errors as one sentence, and exit with status 2.
 
     Args:
-        extra: the extra of this package that the command needs; a module that is missing is then such an error, too.
+        extra: the extra of this package that the command needs; a missing module is then reported the same way.
     """
     try:
         yield
@@ -445,7 +447,7 @@ def _shown(text: object) -> Text:
 
 
 def _path_fields(path: str, name: str = "path") -> dict[str, str]:
-    """Give a path for JSON; where its bytes are not UTF-8, what can be read of it, and the bytes in base64."""
+    """Give a path for JSON; if its bytes are not UTF-8, as far as it can be read, and the bytes in base64."""
     raw = os.fsencode(path)
     text = raw.decode(errors="backslashreplace")
     return {name: text} if text == path else {name: text, f"{name}_base64": base64.b64encode(raw).decode()}
@@ -460,18 +462,18 @@ def _existing(path: Path) -> Path:
 def _find(paths: list[str]) -> list[str]:
     """Give the named files and addresses, there or not, and the videos in the named folders, in order.
 
-    A folder that cannot be read stands for itself, and becomes a row that says why.
+    A folder that cannot be read is kept in the list, and becomes a failed row.
     """
     named = [name for path in paths for name in (_lines() if path == "-" else _matching(path))]
     if named and not any(is_address(name) or Path(name).exists() for name in named):
         _video(named[0])
-    found: list[str] = []
+    videos: list[str] = []
     for name in named:
         is_folder = not is_address(name) and Path(name).is_dir()
-        found += map(str, _videos_below(Path(name))) if is_folder else [name]
-    if not found:
+        videos += map(str, _videos_below(Path(name))) if is_folder else [name]
+    if not videos:
         raise typer.BadParameter(f"no video in {', '.join(paths)}")
-    return found
+    return videos
 
 
 def _video(name: str) -> str:
@@ -485,7 +487,7 @@ def _lines() -> list[str]:
 
 
 def _matching(name: str) -> list[str]:
-    """Give the files that a pattern means, where no file has its name; a shell has not seen what is quoted."""
+    """Expand a pattern, unless a file has this very name; the shell does not expand quoted patterns."""
     if is_address(name):
         return [name]
     path = Path(name)
@@ -495,14 +497,14 @@ def _matching(name: str) -> list[str]:
 
 
 def _videos_below(top: Path) -> list[Path]:
-    """Give the videos in a folder and all below it; links to folders are not followed, and named."""
-    found: list[Path] = []
-    for folder, folders, names in os.walk(top, onerror=lambda error: found.append(Path(str(error.filename)))):
-        found.extend(Path(folder, name) for name in names if has_video_name(name))
+    """Give the videos in a folder and in all folders below it; links to folders are reported, not followed."""
+    videos: list[Path] = []
+    for folder, folders, names in os.walk(top, onerror=lambda error: videos.append(Path(str(error.filename)))):
+        videos.extend(Path(folder, name) for name in names if has_video_name(name))
         for name in folders:
             if Path(folder, name).is_symlink():
                 Console(stderr=True).print(_shown(f"cpllm: a link to a folder is left out: {Path(folder, name)}"))
-    return sorted(found)
+    return sorted(videos)
 
 
 def _predictor(model: str, device: str | None) -> QualityPredictor:
@@ -530,10 +532,10 @@ def _without_loading_bars() -> None:
 
 
 def _answers(paths: list[str], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
-    """Give each video's answers, or why it has none, as soon as they are there."""
+    """Yield each video's answers, or its error, as soon as they are known."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = bar and sys.stderr.isatty()
-    # The bar may not take hold of standard output: answers go there.
+    # The bar must not redirect standard output: answers go there.
     with (
         closing(predictor.look(paths)) as looks,
         Progress(*columns, console=Console(stderr=True), redirect_stdout=False, disable=not shown) as progress,
@@ -566,10 +568,10 @@ def _told_when_interrupted(done: Sized, total: int) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
+def _ranked(answered: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
     from cpllm_model import ranking
 
-    good = [one for one in found if one.tokens and one.rating]
+    good = [one for one in answered if one.tokens and one.rating]
     scores = np.array([one.rating.score for one in good if one.rating])
     tokens = [one.tokens for one in good if one.tokens]
 
@@ -595,7 +597,7 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
             "error_type": one.error.error_type,
             "error_message": one.error.cause,
         }
-        for one in found
+        for one in answered
         if one.error
     ]
     return sorted(rows, key=lambda row: (row["rank"], row["path"])) + failed
@@ -608,7 +610,7 @@ def _score_rows(paths: list[str], as_json: bool, segments: bool) -> Iterator[Cal
         yield lambda one: print(json.dumps(one.record()), flush=True)
         return
     console = Console()
-    # What is left beside frame, score, deviation and level; names are folded, never cut.
+    # The width left beside frame, score, deviation and level; names are folded, never cut.
     room = max(console.width - 34, 20)
     video = min(max(cell_len(_shown(path).plain) for path in paths), room * 2 // 5)
     names = {"video": max(video, len("video"), SEGMENT_CELLS if segments else 0), "score": 5, "±": 4, "level": 9}
@@ -623,7 +625,7 @@ def _score_rows(paths: list[str], as_json: bool, segments: bool) -> Iterator[Cal
         return console.render_lines(table, pad=False)
 
     def put(some: list[list[Segment]]) -> None:
-        # In one piece, so that Ctrl-C leaves no half row; rich would print again what it was printing then.
+        # In one piece, so that Ctrl-C leaves no half row; rich would print the interrupted row again.
         with console.capture() as rendered:
             console.print(Segments([part for line in some for part in (*line, Segment.line())]), end="")
         console.file.write(rendered.get())

@@ -115,7 +115,7 @@ class QualityPredictor:
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         model, loading = loaded
-        # What a file lacks would be drawn at random, and answer.
+        # transformers would draw missing weights at random, and the model would still answer.
         if missing := sorted(loading["missing_keys"]):
             raise CheckpointError(
                 f"{folder} has another architecture: {len(missing)} weights are missing, the first is {missing[0]}"
@@ -156,8 +156,8 @@ class QualityPredictor:
                 SegmentTimes(one.segment_start_s, one.segment_end_s, one.segment_has_picture, one.events)
                 for one in batch
             ]
-            found = zip(self.view(tokens, times), batch, strict=True)
-            viewed += [replace(one, info=its.info, damaged_frames=its.damaged_frames) for one, its in found]
+            for seen_video, its in zip(self.view(tokens, times), batch, strict=True):
+                viewed.append(replace(seen_video, info=its.info, damaged_frames=its.damaged_frames))
         return viewed
 
     @torch.inference_mode()
@@ -194,7 +194,7 @@ class QualityPredictor:
 
         Words are written from the model's own answers: its level, the distortions that it names and the facts of the
         scene are stated in the question. Decoding is greedy, and of the level words only the score's own may be
-        written. Sentences on when something is to be seen follow from the answers alone.
+        written. Sentences about times follow from the answers alone.
         """
         described = []
         for batch in self._batches(viewed):
@@ -206,7 +206,7 @@ class QualityPredictor:
         return described
 
     def assess_viewed(self, path: str, viewed: ViewedVideo) -> Assessment:
-        """Say all that the model says of a video that `look` or `encode` gave.
+        """Give all answers about a video that `look` or `encode` returned.
 
         Args:
             path: its name in the assessment.
@@ -252,17 +252,17 @@ class QualityPredictor:
     def assess(
         self, paths: str | Path | Iterable[str | Path], limits: DecodeLimits | None = None
     ) -> Assessment | list[Assessment | VideoError]:
-        """Say all that the model says of a video file, or of several.
+        """Give all answers about a video file, or about several.
 
         Args:
             paths: one file or address, or several.
             limits: what each may cost.
 
         Returns:
-            of one file its assessment; of several, in order, each one's, or the reason there is none.
+            for one file its assessment; for several, in order, an assessment or an error for each.
 
         Raises:
-            VideoError: the one file has none.
+            VideoError: the one file cannot be assessed.
         """
         if not isinstance(paths, str | Path):
             names = [str(path) for path in paths]
@@ -271,19 +271,19 @@ class QualityPredictor:
                 _unless_failed(seen, lambda viewed, name=name: [self.assess_viewed(name, viewed[0])])
                 for name, seen in looks
             ]
-        found = self.assess([paths], limits)[0]
-        if isinstance(found, VideoError):
-            raise found
-        return found
+        answer = self.assess([paths], limits)[0]
+        if isinstance(answer, VideoError):
+            raise answer
+        return answer
 
     def assess_frames(self, frames_THWC: np.ndarray, fps: float, name: str = "frames") -> Assessment:
-        """Say all that the model says of frames in memory, uint8 RGB, shown at `fps` frames a second.
+        """Give all answers about frames in memory, uint8 RGB, shown at `fps` frames per second.
 
         They are encoded without loss as 4:2:0 video and decoded like a file.
 
         Raises:
             VideoError: they cannot be rated, as with a file.
-            ValueError: they are no such frames.
+            ValueError: the array has another type or shape.
         """
         with NamedTemporaryFile(suffix=".mkv") as file:
             file.write(lossless_video(frames_THWC, fps))
@@ -291,7 +291,7 @@ class QualityPredictor:
             return replace(self.assess(file.name), path=name)
 
     def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:
-        """Score video files; give a rating, or the reason there is none, for each, in order.
+        """Score video files; give a rating or an error for each, in order.
 
         Raises:
             TypeError: `paths` is one path; `assess` takes one.
@@ -301,7 +301,7 @@ class QualityPredictor:
     def describe(
         self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
     ) -> list[Description | VideoError]:
-        """Describe video files; give a description, or the reason there is none, for each, in order."""
+        """Describe video files; give a description or an error for each, in order."""
         return [_unless_failed(seen, self.describe_viewed) for seen in self.look(paths, limits)]
 
     def compare(self, a: str | Path, b: str | Path, limits: DecodeLimits | None = None) -> Comparison:
@@ -341,7 +341,7 @@ class QualityPredictor:
                 while waiting:
                     yield self._seen(waiting.popleft().result())
             finally:
-                # Who stops in the middle waits for no video.
+                # A caller that stops early must not wait for the next video.
                 decoder.shutdown(wait=False, cancel_futures=True)
                 sandbox.interrupt()
 

@@ -151,7 +151,7 @@ def quality(
         now["features"] = published_or_empty(tables, "features", library)
         put_by = put_removed_by(tables, library, model_id, now, listed)
         for name, rows in fresh.items():
-            # A table of an earlier version may lack columns that may be null.
+            # A table of an earlier version may not have all nullable columns.
             now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
         now["scores"] = with_keys(now["scores"], listed)
     recorded_at = datetime.now(UTC)

@@ -79,7 +79,7 @@ class Folder:
         """List a library; one that is not there is empty.
 
         Raises:
-            SourceReadError: a folder cannot be read; not so where only the permission lacks.
+            SourceReadError: a folder cannot be read, for another reason than missing permission.
         """
         if library == self.loose:
             for entry in self._scan(self.root):

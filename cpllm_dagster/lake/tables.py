@@ -517,7 +517,7 @@ def _renamed(table_name: str, table: pa.Table) -> pa.Table:
 def _in_present_columns(table_name: str, snapshot: Snapshot) -> Snapshot:
     """Give a file of an earlier version with the present columns, so that SQL reads files of all versions at once.
 
-    Columns that it lacks are null. Large tables have never changed and are left as they are.
+    Missing columns are null. Large tables have never changed and are left as they are.
     """
     wanted = names_as_text(SCHEMAS[table_name])
     try:

@@ -108,7 +108,7 @@ def _load(auto: Any, name: str, **options: Any) -> Any:
 
 
 def _weights(auto: Any, name: str, config: PreTrainedConfig) -> Any:
-    """Load a part; transformers would draw at random what its files lack, and only warn."""
+    """Load a part; transformers would draw missing weights at random, and only warn."""
     options = {"use_safetensors": True, "config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, loading = _load(auto, name, **options)
     for what in ("missing_keys", "mismatched_keys"):

@@ -86,10 +86,10 @@ class StageTrainer(Trainer):
         return loss
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse a checkpoint that lacks something that learns; frozen weights are in none."""
+        """Refuse a checkpoint without all trained weights; frozen weights are in no checkpoint."""
         objective: Any = self.model
-        lacking = set(load_result.missing_keys) & objective.state_dict().keys()
-        if wrong := sorted(lacking | set(load_result.unexpected_keys)):
+        missing = set(load_result.missing_keys) & objective.state_dict().keys()
+        if wrong := sorted(missing | set(load_result.unexpected_keys)):
             raise TrainingError(f"a checkpoint in {self.args.output_dir} does not fit: {', '.join(wrong[:3])}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
