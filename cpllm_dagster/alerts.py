@@ -53,10 +53,10 @@ class Alerts:
     def __post_init__(self) -> None:
         """Refuse addresses that cannot be used; an error names none of them."""
         if self.webhook is not None and urlsplit(self.webhook).scheme not in ("http", "https"):
-            raise ConfigurationError("the webhook for alerts is no http(s) address")
+            raise ConfigurationError("the webhook for alerts is not an http(s) address")
         for address in (*self.mail_to, self.mail_from):
             if address.count("@") != 1 or not address.isprintable() or set(address) & set(" ,;<>"):
-                raise ConfigurationError(f"{address!r} is no mail address")
+                raise ConfigurationError(f"{address!r} is not a mail address")
         try:
             server = urlsplit(self.smtp)
             if server.scheme not in ("smtp", "smtps") or not server.hostname or server.port == 0:
@@ -70,7 +70,7 @@ class Alerts:
         return bool(self.webhook or self.mail_to)
 
     def send(self, subject: str, lines: list[str], run_id: str | None = None) -> None:
-        """Send an alert to all addresses; one that cannot be reached keeps no other from its alert.
+        """Send an alert to all addresses, also if one of them cannot be reached.
 
         Args:
             subject: one line.
@@ -115,7 +115,7 @@ class Alerts:
 
     @contextmanager
     def _server(self) -> Iterator[smtplib.SMTP]:
-        """Connect to the mail server, encrypted where it can be; a password is sent over TLS alone."""
+        """Connect to the mail server, encrypted where it can be; a password is only sent over TLS."""
         given, context = urlsplit(self.smtp), ssl.create_default_context()
         host = given.hostname or ""
         if given.scheme == "smtps":
@@ -130,7 +130,7 @@ class Alerts:
                 encrypted = True
             if given.username is not None:
                 if not encrypted:
-                    raise smtplib.SMTPNotSupportedError("a password is sent over TLS alone")
+                    raise smtplib.SMTPNotSupportedError("a password is only sent over TLS")
                 server.login(unquote(given.username), unquote(given.password or ""))
             yield server
 

@@ -20,7 +20,7 @@ PARTITION_SET = LIBRARIES.name
 
 #: When libraries are scored by default: a cron string.
 NIGHT = "0 2 * * *"
-#: A training may last longer than what the instance grants a run; one that is stopped is gone on with.
+#: A training may last longer than what the instance grants a run; a run that is stopped is resumed.
 LONGEST_TRAINING_S = 14 * 24 * 3600
 
 score_library = dg.define_asset_job(
@@ -50,7 +50,7 @@ def nightly_schedule(cron: str = NIGHT, timezone: str = "UTC") -> dg.ScheduleDef
 
     Args:
         cron: when, in five fields.
-        timezone: whose clock that is, as the IANA names it.
+        timezone: its IANA time zone.
 
     Raises:
         ConfigurationError: Dagster takes one of them for none.
@@ -72,7 +72,7 @@ def nightly_schedule(cron: str = NIGHT, timezone: str = "UTC") -> dg.ScheduleDef
         )(nightly)
     except dg.DagsterError as error:
         raise ConfigurationError(
-            f"the schedule {cron!r} in the time zone {timezone!r} is none that Dagster knows: give a cron string such "
+            f"the schedule {cron!r} in the time zone {timezone!r} is not known to Dagster: give a cron string such "
             "as '0 2 * * *' and a name such as Europe/Berlin"
         ) from error
 

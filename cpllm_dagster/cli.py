@@ -1,4 +1,4 @@
-"""The cpllm command: the model's commands, and run | retire | sql | report | metrics | demo | dev of the platform.
+"""The cpllm command: the model's commands, and run | retire | sql | report | models | metrics | demo | dev.
 
 Answers go to standard output, what goes on and what went wrong to standard error. Exit status: 0 done, 1 a library
 failed, 2 wrong use or settings, 130 interrupted. Dagster, Ray and torch are imported by the commands that need them;
@@ -7,6 +7,7 @@ the model's commands work where they are not installed.
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from cpllm_dagster.lake.tables import Lake
+    from cpllm_dagster.models.store import ModelStore
 
 
 #: How an answer is printed, and the engines whose DDL can be printed.
@@ -39,37 +41,48 @@ ModelName = Annotated[
 ]
 Videos = Annotated[
     Path | None,
-    typer.Argument(help="A folder of your own videos, each sub-folder a library; without it clips are rendered."),
+    typer.Argument(help="Folder of your own videos, one sub-folder per library; by default clips are rendered."),
 ]
 WorkFolder = Annotated[Path, typer.Option("--work", help="Folder for videos, tables and Dagster's records.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what goes on.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print progress on standard error.")]
 
 
 @app.command()
 def run(
-    library: Annotated[list[str] | None, typer.Option(help="A library; may be repeated. Without it: all.")] = None,
+    library: Annotated[
+        list[str] | None, typer.Option(help="Library; can be repeated; by default all libraries.")
+    ] = None,
     catalog: CatalogUri = None,
     lake: LakeUri = None,
     model: ModelName = None,
     allow_shrinking: Annotated[
         bool,
-        typer.Option("--allow-shrinking", help="Take it as right that the named libraries have lost many videos."),
+        typer.Option("--allow-shrinking", help="Accept that the named libraries have lost many videos."),
     ] = False,
     decode_workers: Annotated[
-        int | None, typer.Option(min=1, help="Most decode workers. [env: CPLLM_DECODE_WORKERS, else one a CPU]")
+        int | None,
+        typer.Option(min=1, help="Maximum number of decode workers. [env: CPLLM_DECODE_WORKERS; default: one per CPU]"),
     ] = None,
     model_workers: Annotated[
-        int | None, typer.Option(min=1, help="Most model workers. [env: CPLLM_MODEL_WORKERS, else one a GPU or CPU]")
+        int | None,
+        typer.Option(
+            min=1, help="Maximum number of model workers. [env: CPLLM_MODEL_WORKERS; default: one per GPU or CPU]"
+        ),
     ] = None,
     model_gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs, or the share of one, a model worker has. [env: CPLLM_MODEL_GPUS, else 1 or 0]"),
+        typer.Option(
+            min=0,
+            help="GPUs per model worker, or a share of one. [env: CPLLM_MODEL_GPUS; default: 1, or 0 without GPUs]",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Videos the model sees at once. [env: CPLLM_BATCH_SIZE, else 4 or 16]")
+        int | None,
+        typer.Option(min=1, help="Videos per batch. [env: CPLLM_BATCH_SIZE; default: 4 on a CPU, 16 on a GPU]"),
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Of weights. [env: CPLLM_PRECISION, else bfloat16 on a GPU]")
+        Precision | None,
+        typer.Option(help="Precision of the weights. [env: CPLLM_PRECISION; default: bfloat16 on a GPU, else float32]"),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -99,9 +112,11 @@ def run(
 
 @app.command()
 def retire(
-    library: Annotated[str, typer.Argument(help="A library that is no longer wanted.")],
+    library: Annotated[str, typer.Argument(help="Library to remove.")],
     lake: LakeUri = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only say what would be removed.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Really remove; without it, only print what would be removed.")
+    ] = False,
 ) -> None:
     """Remove a library's tables and its partition; its videos are not touched.
 
@@ -124,14 +139,17 @@ def retire(
 @app.command()
 def sql(
     query: Annotated[
-        str | None, typer.Argument(help="A query; without it, or with -, standard input. With --describe: a table.")
+        str | None,
+        typer.Argument(
+            help="Query; by default, or with -, read from standard input. With --describe: name of a table."
+        ),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="A file that holds the query.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="File with the query.")] = None,
     lake: LakeUri = None,
-    output: Annotated[Output, typer.Option("--format", help="How rows are printed.")] = "table",
-    limit: Annotated[int, typer.Option(help="Most rows of a table on the terminal.", min=1)] = 100,
+    output: Annotated[Output, typer.Option("--format", help="Output format.")] = "table",
+    limit: Annotated[int, typer.Option(help="Maximum number of rows on the terminal.", min=1)] = 100,
     describe: Annotated[
-        bool, typer.Option("--describe", help="Say what the columns mean, of all tables or one.")
+        bool, typer.Option("--describe", help="Print what the columns of one table, or of all, mean.")
     ] = False,
     ddl: Annotated[Engine | None, typer.Option("--ddl", help="Print the DDL of the tables for an engine.")] = None,
 ) -> None:
@@ -150,14 +168,14 @@ def sql(
 
 @app.command()
 def report(
-    library: Annotated[list[str] | None, typer.Argument(help="Libraries. Without any: all.")] = None,
+    library: Annotated[list[str] | None, typer.Argument(help="Libraries; by default all.")] = None,
     lake: LakeUri = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="A file to write one library's page to, instead of printing.")
+        Path | None, typer.Option("--html", help="Write one library's page to this file instead of printing.")
     ] = None,
     catalog: CatalogUri = None,
     model: ModelName = None,
-    limit: Annotated[int, typer.Option(help="Most rows of each table that is printed.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of rows of each table.", min=1)] = 20,
 ) -> None:
     """Print the ranking and the failures of libraries, or write a page: cpllm report films --html films.html
 
@@ -172,7 +190,7 @@ def report(
             for name in names:
                 print_library(tables, name, Console(), limit)
         elif len(names) > 1:
-            raise ConfigurationError(f"a page is of one library: name one of {len(names)} before --html")
+            raise ConfigurationError(f"a page shows one library: name one of the {len(names)} before --html")
         else:
             _write_page(tables, names[0], html, catalog=catalog, lake=lake, model=model)
 
@@ -241,9 +259,67 @@ def metrics(
             wait()
 
 
+models = typer.Typer(help="List, show and promote the models of CPLLM_MODELS_URI.", no_args_is_help=True)
+app.add_typer(models, name="models")
+ModelsUri = Annotated[
+    str | None, typer.Option("--models", help="s3://bucket/prefix or a folder. [env: CPLLM_MODELS_URI]")
+]
+
+
+@models.command("list", epilog="Example: cpllm models list --models s3://our-models/cpllm")
+def list_models(uri: ModelsUri = None) -> None:
+    """List the models; the promoted one, which CPLLM_MODEL=promoted names, is marked."""
+    with _told_in_a_sentence("platform"):
+        store = _model_store(uri)
+        promoted, ids = store.promoted_id, store.ids()
+        for model_id in ids:
+            Console().print(_shown(f"{'*' if model_id == promoted else ' '} {model_id}"))
+        if promoted is None:
+            Console(stderr=True).print(_shown(f"No model is promoted in {store.uri}."))
+
+
+@models.command("show", epilog="Example: cpllm models show tiny-0123456789ab")
+def show_model(model: Annotated[str, typer.Argument(help="Id of a model.")], uri: ModelsUri = None) -> None:
+    """Print what a model was promoted on, as JSON."""
+    with _told_in_a_sentence("platform"):
+        print(json.dumps(_model_store(uri).record(model), indent=2))
+
+
+@models.command("promote", epilog="Example: cpllm models promote our-model")
+def promote_model(
+    model: Annotated[str, typer.Argument(help="Id of a model that is there, or a model folder to copy there.")],
+    uri: ModelsUri = None,
+) -> None:
+    """Make a model the promoted one, without comparing it with the present one; runs that begin later use it."""
+    with _told_in_a_sentence("platform"):
+        store = _model_store(uri)
+        model_id = (
+            model if model in store.ids() else store.publish(Path(model), {"promoted_by": "cpllm models promote"})
+        )
+        before = store.promoted_id
+        store.promote(model_id)
+    Console().print(_shown(f"{model_id} is promoted; before: {before or 'none'}"))
+
+
+@models.command("back", epilog="Example: cpllm models back")
+def go_back(uri: ModelsUri = None) -> None:
+    """Promote the model that was promoted before the present one."""
+    with _told_in_a_sentence("platform"):
+        model_id = _model_store(uri).go_back()
+    Console().print(_shown(f"{model_id} is promoted"))
+
+
 def main() -> None:
     """Run the command."""
     run_and_end()
+
+
+def _model_store(uri: str | None) -> ModelStore:
+    """Open the place of models that is given, else that of the environment."""
+    from cpllm_dagster import definitions
+    from cpllm_dagster.resources import PromotedModels
+
+    return PromotedModels(uri=definitions.models_uri(uri), s3_endpoint_url=definitions.s3_endpoint_url()).open()
 
 
 def _filled_lake(uri: str | None, *libraries: str) -> Lake:
@@ -259,7 +335,7 @@ def _filled_lake(uri: str | None, *libraries: str) -> Lake:
     lake = Lake(definitions.lake_uri(uri), definitions.s3_endpoint_url())
     there = lake.libraries()
     if not there:
-        raise ConfigurationError(f"no tables lie under {lake.uri!r}: give the lake that `cpllm run` has filled")
+        raise ConfigurationError(f"there are no tables under {lake.uri!r}: give the lake that `cpllm run` has filled")
     for library in libraries:
         if library not in there:
             raise no_library(library, there)
@@ -283,7 +359,9 @@ def _write_page(
     take, settings = no_pictures, definitions.optional_settings(catalog_uri=catalog, lake=lake, model=model)
     if settings is not None:
         store = definitions.video_store(settings)
-        name = QualityModel(reference=settings.model, models_dir=settings.models_dir).name
+        name = QualityModel(
+            reference=settings.model, models_uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url
+        ).name
         sampling = checkpoint.sampling_settings(name)
         take = partial(take_key_frames, store=store, sampling=sampling, limits=VideoLimits().decode_limits())
     page = library_page(tables, library, take)
@@ -330,7 +408,9 @@ def _ask(lake: Lake, query: str, output: Output, limit: int) -> None:
     from cpllm_dagster.report.answers import print_answer, write_answer
 
     if output == "parquet" and sys.stdout.isatty():
-        raise typer.BadParameter("Parquet is no text: send it to a file, as in > answer.parquet", param_hint="--format")
+        raise typer.BadParameter(
+            "Parquet is not text: send it to a file, as in > answer.parquet", param_hint="--format"
+        )
     with lake.connect() as connection:
         try:
             answer = connection.sql(query)

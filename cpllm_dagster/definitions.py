@@ -1,6 +1,6 @@
 """Where the platform is put together, and the only place that reads its environment.
 
-In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_DIR, CPLLM_S3_ENDPOINT_URL,
+In: CPLLM_CATALOG_URI, CPLLM_CATALOG_ACCESS, CPLLM_LAKE_URI, CPLLM_MODEL, CPLLM_MODELS_URI, CPLLM_S3_ENDPOINT_URL,
 CPLLM_RAY_ADDRESS, CPLLM_EXCLUDE, CPLLM_LARGEST_LOSS, CPLLM_HISTORY_DAYS, CPLLM_SCHEDULE, CPLLM_TIMEZONE,
 CPLLM_STALE_HOURS, CPLLM_OWNERS, CPLLM_ALERT_WEBHOOK, CPLLM_ALERT_MAIL, CPLLM_ALERT_FROM, CPLLM_SMTP_URL, CPLLM_UI_URL,
 CPLLM_DECODE_WORKERS, CPLLM_MODEL_WORKERS, CPLLM_MODEL_GPUS, CPLLM_BATCH_SIZE, CPLLM_PRECISION (AWS credentials come by
@@ -65,12 +65,12 @@ class Settings:
     """Where videos, tables, model and Ray are.
 
     Args:
-        models_dir: the folder of promoted models.
+        models_uri: where promoted models are kept: s3://bucket/prefix or a folder.
         catalog_access: how S3 is asked for videos, one of s3_client's ACCESS.
         exclude: patterns of names of files and folders that are no part of the catalogue.
         largest_loss: share of a library's videos that may be gone at once.
         history_days: days that history is kept; 0 keeps it for ever.
-        schedule, timezone: when libraries are scored: a cron string, and whose clock it is of.
+        schedule, timezone: when libraries are scored: a cron string and a time zone.
         stale_hours: hours without a run after which the tables of libraries count as stale.
         owners: whose the assets are: mail addresses, or teams as in `team:video`.
         alerts: where alerts go.
@@ -82,7 +82,7 @@ class Settings:
     model: str
     s3_endpoint_url: str | None
     ray_address: str
-    models_dir: str | None = None
+    models_uri: str | None = None
     catalog_access: str = SIGNED
     exclude: tuple[str, ...] = EXCLUDED
     largest_loss: float = LARGEST_LOSS
@@ -102,6 +102,11 @@ def lake_uri(given: str | None = None) -> str:
         ConfigurationError: there is neither.
     """
     return given or _required("CPLLM_LAKE_URI", "the place of the tables: s3://bucket/prefix or a folder")
+
+
+def models_uri(given: str | None = None) -> str | None:
+    """Return where promoted models are kept: the place given, else that of the environment, if there is one."""
+    return given or _optional("CPLLM_MODELS_URI")
 
 
 def s3_endpoint_url() -> str | None:
@@ -182,7 +187,7 @@ def read_settings(
         model=model or _optional("CPLLM_MODEL") or BUNDLED,
         s3_endpoint_url=s3_endpoint_url(),
         ray_address=_optional("CPLLM_RAY_ADDRESS") or "local",
-        models_dir=_optional("CPLLM_MODELS_DIR"),
+        models_uri=models_uri(),
         catalog_access=catalog_access(),
         exclude=_patterns("CPLLM_EXCLUDE", EXCLUDED),
         largest_loss=_share("CPLLM_LARGEST_LOSS", LARGEST_LOSS),
@@ -197,7 +202,7 @@ def read_settings(
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
     else:  # which one that is, each run finds out; before the first promotion, training has to load
-        PromotedModels(folder=settings.models_dir).require()
+        PromotedModels(uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url).open()
     return settings
 
 
@@ -269,8 +274,10 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             "catalog": catalog,
             "lake": lake,
             "limits": VideoLimits(),
-            "model": QualityModel(reference=settings.model, models_dir=settings.models_dir),
-            "models": PromotedModels(folder=settings.models_dir),
+            "model": QualityModel(
+                reference=settings.model, models_uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url
+            ),
+            "models": PromotedModels(uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url),
             "ray": BatchRay(address=settings.ray_address, keep=keep_ray, **asdict(settings.workers)),
         },
         # One process a run, so one start of Ray; Ray's actors are what runs in parallel.
@@ -362,7 +369,7 @@ def _described(
 
 
 def _value(name: str, read: Callable[[str], Value]) -> Value | None:
-    """Read a value that may be missing; one that `read` refuses is named."""
+    """Read an optional value; an error names a value that `read` refuses."""
     value = _optional(name)
     try:
         return None if value is None else read(value)

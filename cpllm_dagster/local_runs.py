@@ -26,7 +26,7 @@ def libraries_to_run(store: VideoStore, lake: Lake, named: Sequence[str] | None)
     """Give the libraries of a run: those named, else those of the catalogue and those that have tables.
 
     Raises:
-        ConfigurationError: one that is named is in neither, or nothing is named and there is none.
+        ConfigurationError: a named library is in neither, or there is no library at all.
         LakeError, SourceReadError: one of the two cannot be read.
     """
     there = sorted({*store.libraries(), *lake.libraries()})
@@ -47,7 +47,7 @@ def run_libraries(
     *,
     allow_shrinking: bool = False,
 ) -> list[str]:
-    """Run libraries one after another; one that fails with a sentence does not keep the others from running.
+    """Run libraries one after another; a failed library does not stop the others.
 
     Args:
         definitions: of `build_definitions`.

@@ -27,7 +27,8 @@ from cpllm_dagster.catalog.listing import EXCLUDED
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.catalog.s3_client import SIGNED
 from cpllm_dagster.lake.tables import Lake
-from cpllm_dagster.models.promotion import BUNDLED, find_model
+from cpllm_dagster.models.promotion import BUNDLED, PROMOTED
+from cpllm_dagster.models.store import ModelStore, RemoteModel, local_model, models_at
 from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.errors import ConfigurationError
 from cpllm_model.network import checkpoint
@@ -46,12 +47,10 @@ HISTORY_DAYS = 400
 class Catalog(dg.ConfigurableResource):
     """The storage whose first level are the content libraries."""
 
-    uri: str = Field(description="s3://bucket/prefix, or a folder; its first level are the libraries.")
-    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    uri: str = Field(description="s3://bucket/prefix or a folder; the first level below it are the libraries.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
     s3_access: str = Field(default=SIGNED, description="How S3 is asked: signed, unsigned or requester-pays.")
-    exclude: list[str] = Field(
-        default=list(EXCLUDED), description="Patterns of names of files and folders that are left out."
-    )
+    exclude: list[str] = Field(default=list(EXCLUDED), description="Name patterns of files and folders to leave out.")
     largest_loss: float = Field(
         default=LARGEST_LOSS, ge=0, le=1, description="Largest share of a library's videos that may be gone at once."
     )
@@ -60,7 +59,7 @@ class Catalog(dg.ConfigurableResource):
         """Open the storage.
 
         Raises:
-            ConfigurationError: the address is none that can be read.
+            ConfigurationError: the address cannot be read.
         """
         return VideoStore(self.uri, self.s3_endpoint_url, tuple(self.exclude), self.s3_access)
 
@@ -69,9 +68,9 @@ class TableLake(dg.ConfigurableResource):
     """The place of the published tables, and how long history is kept there."""
 
     uri: str = Field(description="s3://bucket/prefix, or a folder; the tables are published below it.")
-    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; none is AWS.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
     history_days: int = Field(
-        default=HISTORY_DAYS, ge=0, description="Days that score_history and nights are kept; 0 keeps them for ever."
+        default=HISTORY_DAYS, ge=0, description="Days to keep score_history and nights; 0 keeps them forever."
     )
     _claims: ExitStack = PrivateAttr(default_factory=ExitStack)
     _claimed: dict[str, Lake] = PrivateAttr(default_factory=dict)
@@ -80,7 +79,7 @@ class TableLake(dg.ConfigurableResource):
         """Open the tables.
 
         Raises:
-            LakeError: the address is none that can be written.
+            LakeError: the address cannot be written.
         """
         return Lake(self.uri, self.s3_endpoint_url)
 
@@ -106,12 +105,12 @@ class TableLake(dg.ConfigurableResource):
 
 
 class VideoLimits(dg.ConfigurableResource):
-    """What one video may cost; one that asks for more fails with a reason. Probing and decoding share it."""
+    """What one video may cost; a video over these limits fails. For probing and decoding."""
 
     deadline_s: float = Field(default=30.0, gt=0, description="Longest time to read and decode one video.")
     max_file_bytes: int = Field(default=1 << 38, gt=0, description="Largest file.")
     max_duration_s: float = Field(default=86_400.0, gt=0, description="Longest video.")
-    max_frame_px: int = Field(default=8192 * 4320, gt=0, description="Most pixels of a frame.")
+    max_frame_px: int = Field(default=8192 * 4320, gt=0, description="Maximum pixels of a frame.")
 
     def decode_limits(self) -> DecodeLimits:
         """Give the limits as the decoder takes them."""
@@ -124,19 +123,24 @@ class VideoLimits(dg.ConfigurableResource):
 
 
 class PromotedModels(dg.ConfigurableResource):
-    """The folder of promoted models; training asks for it, scoring only where it is to use the promoted one."""
+    """Where promoted models are kept; training asks for it, scoring only where it is to use the promoted one."""
 
-    folder: str | None = Field(default=None, description="A folder that outlives runs; CPLLM_MODELS_DIR.")
+    uri: str | None = Field(
+        default=None, description="A folder that outlives runs, or s3://bucket/prefix; CPLLM_MODELS_URI."
+    )
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
 
-    def require(self) -> Path:
-        """Give the folder.
+    def open(self) -> ModelStore:
+        """Open the place.
 
         Raises:
-            ConfigurationError: none is set.
+            ConfigurationError: none is set, or it is no folder and no bucket.
         """
-        if self.folder is None:
-            raise ConfigurationError("CPLLM_MODELS_DIR is not set: the folder that promoted models are kept in")
-        return Path(self.folder).resolve()
+        if self.uri is None:
+            raise ConfigurationError(
+                "CPLLM_MODELS_URI is not set: the folder or s3://bucket/prefix where promoted models are kept"
+            )
+        return models_at(self.uri, self.s3_endpoint_url)
 
 
 class QualityModel(dg.ConfigurableResource):
@@ -149,16 +153,25 @@ class QualityModel(dg.ConfigurableResource):
     reference: str = Field(
         default=BUNDLED, description="A bundled checkpoint's name, a checkpoint's folder, or \"promoted\"."
     )
-    models_dir: str | None = Field(default=None, description="The folder of promoted models.")
+    models_uri: str | None = Field(default=None, description="Where promoted models are kept.")
+    s3_endpoint_url: str | None = Field(default=None, description="An S3-compatible server; AWS by default.")
 
     @cached_property
-    def name(self) -> str:
-        """The bundled name, or the folder.
+    def source(self) -> str | RemoteModel:
+        """What workers on any machine load: a bundled name, a folder, or a model of a bucket.
 
         Raises:
             ConfigurationError, CheckpointError: the promoted model is asked for, and there is none.
         """
-        return find_model(self.reference, Path(self.models_dir) if self.models_dir else None)
+        if self.reference == PROMOTED:
+            return PromotedModels(uri=self.models_uri, s3_endpoint_url=self.s3_endpoint_url).open().promoted_source()
+        path = Path(self.reference)
+        return str(path.resolve()) if path.is_symlink() else self.reference
+
+    @cached_property
+    def name(self) -> str:
+        """The bundled name, or the folder on this machine."""
+        return local_model(self.source)
 
     @property
     def model_id(self) -> str:
@@ -209,7 +222,7 @@ def ray_folder() -> dict[str, str]:
             "let TMPDIR name a folder with a shorter path"
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigurationError(f"{folder} is no folder of this user's: let TMPDIR name one with a shorter path")
+        raise ConfigurationError(f"{folder} does not belong to this user: set TMPDIR to a folder with a shorter path")
     folder.chmod(0o700)  # Ray opens its own folder to all, so that one lies inside
     return {"_temp_dir": str(folder / "ray"), "object_spilling_directory": given}
 
@@ -222,21 +235,25 @@ class BatchRay(LocalRay):
     """
 
     address: str = Field(default="local", description='"local", or the address of a running cluster.')
-    keep: bool = Field(default=False, description="Whether Ray outlives the run for the next one in this process.")
-    decode_workers: int | None = Field(default=None, ge=1, description="Most decode workers; empty: one a CPU.")
+    keep: bool = Field(default=False, description="Whether Ray keeps running for the next run in this process.")
+    decode_workers: int | None = Field(
+        default=None, ge=1, description="Maximum number of decode workers; by default one per CPU."
+    )
     model_workers: int | None = Field(
-        default=None, ge=1, description="Most model workers; empty: one a GPU, without GPUs one a CPU."
+        default=None,
+        ge=1,
+        description="Maximum number of model workers; by default one per GPU, or per CPU without GPUs.",
     )
     model_gpus: float | None = Field(
         default=None,
         ge=0,
-        description="GPUs, or the share of one, a model worker reserves; 0: on CPUs; empty: 1 where there are GPUs.",
+        description="GPUs per model worker, or a share of one; 0 computes on CPUs; by default 1 if there are GPUs.",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="Videos the model sees at once; empty: 4 on a CPU, 16 on a GPU."
+        default=None, ge=1, description="Videos per batch; by default 4 on a CPU, 16 on a GPU."
     )
     precision: Precision | None = Field(
-        default=None, description="Of weights and activations; empty: bfloat16 on a GPU, else float32."
+        default=None, description="Precision of weights and activations; by default bfloat16 on a GPU, else float32."
     )
 
     @property

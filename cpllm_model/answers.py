@@ -103,6 +103,11 @@ class ViewedVideo:
         return min(max(float(self.pooled_levels @ LEVEL_WEIGHTS), SCORE_MIN), SCORE_MAX)
 
     @property
+    def level_variance(self) -> float:
+        """Variance of the distribution over levels of the whole."""
+        return max(0.0, float(self.pooled_levels @ (LEVEL_WEIGHTS - self.score) ** 2))
+
+    @property
     def tokens(self) -> VisualTokens:
         """The tokens of the segments that stand for the whole."""
         rated = np.flatnonzero(self.times.has_picture)

@@ -1,4 +1,4 @@
-"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate | card.
+"""The model's commands: cpllm score | compare | rank | init | corpus | manifest | train | evaluate | calibrate | card.
 
 Answers go to standard output, a table for people or JSON lines for programs; progress goes to standard error.
 Exit status: 0 all answered, 1 a video failed, 2 wrong use, 130 interrupted. Torch is imported only when a model is
@@ -22,15 +22,17 @@ import numpy as np
 import typer
 from rich.cells import cell_len
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment, Segments
 from rich.table import Column, Table
 from rich.text import Text
 
 from cpllm_model import __version__
-from cpllm_model.decoding.samples import has_video_name, picture_codec
+from cpllm_model.decoding.samples import has_video_name
 from cpllm_model.errors import ConfigurationError, CPLLMError, VideoError
 from cpllm_model.record_files import record_file
+from cpllm_model.remote import is_address
 from cpllm_model.scale import SCORE_MAX, SCORE_MIN, level_of
 from cpllm_model.when import clock, listed
 
@@ -38,23 +40,23 @@ if TYPE_CHECKING:
     from cpllm_model.predictor import Description, QualityPredictor, Rating, ViewedVideo, VisualTokens
 
 app = typer.Typer(
-    help="How good do videos look, why, and which are worst.",
+    help="How good do videos look, why, and which are worst?",
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
 )  # fmt: skip
 
 Paths = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
-        help="Video or picture files, patterns such as 'shots/*.mp4', or folders that are searched for videos; "
-        "- reads names from standard input, one a line.",
-        allow_dash=True,
+        help="Video or picture files, patterns such as 'shots/*.mp4', folders that are searched for videos, or "
+        "addresses (https://, http://, s3://bucket/key); - reads names from standard input, one a line.",
+        metavar="PATHS...",
     ),
 ]
 Device = Annotated[
     str | None, typer.Option(help="Torch device, such as cpu or cuda:0; by default a GPU if there is one.")
 ]
 Model = Annotated[str, typer.Option(help="Bundled name, folder or hub id of the model.", envvar="CPLLM_MODEL")]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, one object a video.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, one object per video.")]
 
 #: Width of a segment's bar of five, and of the time that a segment's row begins with.
 BAR_CELLS, SEGMENT_CELLS = 10, 21
@@ -121,10 +123,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def main(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """How good do videos look, why, and which are worst."""
+    """How good do videos look, why, and which are worst?"""
 
 
 @app.command(epilog="Example: cpllm score trailers/ --fail-under 3.5 -o trailers.parquet")
@@ -132,12 +134,12 @@ def score(
     paths: Paths,
     model: Model = "tiny",
     as_json: Json = False,
-    segments: Annotated[bool, typer.Option("--segments", help="A row for each segment of a video, too.")] = False,
+    segments: Annotated[bool, typer.Option("--segments", help="Also print a row for each segment.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the answers to a file, too: .csv, .jsonl or .parquet.")
+        Path | None, typer.Option("--out", "-o", help="Also write the answers to a file: .csv, .jsonl or .parquet.")
     ] = None,
     fail_under: Annotated[
-        float | None, typer.Option(help="End with status 1 if a score is lower.", min=SCORE_MIN, max=SCORE_MAX)
+        float | None, typer.Option(help="Exit with status 1 if a score is lower.", min=SCORE_MIN, max=SCORE_MAX)
     ] = None,
     device: Device = None,
 ) -> None:
@@ -165,18 +167,18 @@ def score(
 
 @app.command(epilog="Example: cpllm compare master.mov upload.mp4")
 def compare(
-    a: Annotated[Path, typer.Argument(help="A video.")],
-    b: Annotated[Path, typer.Argument(help="Another video.")],
+    a: Annotated[str, typer.Argument(help="A video: a file or an address.")],
+    b: Annotated[str, typer.Argument(help="Another video.")],
     model: Model = "tiny",
     as_json: Json = False,
     device: Device = None,
 ) -> None:
     """Say which of two videos looks better, and how surely."""
-    pair = _path_fields(str(a), "path_a") | _path_fields(str(b), "path_b")
+    pair = _path_fields(a, "path_a") | _path_fields(b, "path_b")
     with _told_in_a_sentence():
         predictor = _predictor(model, device)
         try:
-            found = predictor.compare(_existing(a), _existing(b))
+            comparison = predictor.compare(_video(a), _video(b))
         except VideoError as error:
             if as_json:
                 print(json.dumps(pair | {"status": "failed"} | _path_fields(error.name) | {
@@ -185,15 +187,15 @@ def compare(
                 Console(stderr=True).print(_shown(f"cpllm: {error} ({error.error_type})"))
             raise typer.Exit(1) from None
     if as_json:
-        print(json.dumps({**pair, "status": "ok", **asdict(found)}))
+        print(json.dumps({**pair, "status": "ok", **asdict(comparison)}))
         return
-    if found.probability_a_better == 0.5:
+    if comparison.probability_a_better == 0.5:
         Console().print("no difference")
         return
-    better = a if found.probability_a_better > 0.5 else b
-    surely = max(found.probability_a_better, 1 - found.probability_a_better)
+    better = a if comparison.probability_a_better > 0.5 else b
+    surely = max(comparison.probability_a_better, 1 - comparison.probability_a_better)
     Console().print(
-        _shown(f"{better} looks better, with probability {surely:.2f} (orders differ by {found.order_gap:.2f})")
+        _shown(f"{better} looks better, with probability {surely:.2f} (orders differ by {comparison.order_gap:.2f})")
     )
 
 
@@ -203,20 +205,20 @@ def rank(paths: Paths, model: Model = "tiny", as_json: Json = False, device: Dev
     with _told_in_a_sentence():
         files = _find(paths)
         predictor = _predictor(model, device)
-        found = list(_answers(files, predictor, describe=False, bar=True))
-        rows = _ranked(found, predictor)
+        answered = list(_answers(files, predictor, describe=False, bar=True))
+        rows = _ranked(answered, predictor)
     if as_json:
         for row in rows:
             print(json.dumps(row))
     else:
         _print_ranking(rows)
-    if any(one.error for one in found):
+    if any(one.error for one in answered):
         raise typer.Exit(1)
 
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
     size: Annotated[str, typer.Option(help="base or large.")] = "base",
     context: Annotated[str | None, typer.Option(help="Hub id or folder of the context encoder.")] = None,
     pixel: Annotated[str | None, typer.Option(help="Hub id or folder of the pixel encoder.")] = None,
@@ -234,22 +236,22 @@ def init(
 def corpus(
     out: Annotated[Path, typer.Option(help="Folder of the corpus.")],
     sources: Annotated[
-        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; may be given again.")
+        list[Path] | None, typer.Option(help="Folder of pristine photographs and clips; can be repeated.")
     ] = None,
     clips: Annotated[int, typer.Option(help="About how many clips to make.", min=1)] = 6000,
     scenes: Annotated[int, typer.Option(help="Rendered scenes beside the sources.", min=0)] = 40,
     screens: Annotated[int, typer.Option(help="Rendered screens, cartoons and games beside the sources.", min=0)] = 60,
     rated: Annotated[
-        list[Path] | None, typer.Option(help="Manifest of pictures that people rated; may be given again.")
+        list[Path] | None, typer.Option(help="Manifest of pictures that people rated; can be repeated.")
     ] = None,
-    rated_contents: Annotated[int, typer.Option(help="How many of these pictures are taken, at most.", min=0)] = 200,
-    stills: Annotated[
-        int, typer.Option(help="Rated pictures of which still versions are made, too; four each.", min=0)
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
-    processes: Annotated[int | None, typer.Option(help="Contents at once; default one a core.")] = None,
+    rated_contents: Annotated[int, typer.Option(help="Most of these pictures to use.", min=0)] = 200,
+    stills: Annotated[int, typer.Option(help="Rated pictures that also get four still versions each.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(help="Contents processed in parallel; by default one per core.")
+    ] = None,
 ) -> None:
-    """Degrade pristine pictures with real encoders into a labelled training corpus; goes on where it was stopped."""
+    """Degrade pristine pictures with real encoders into a labelled training corpus; a stopped run resumes."""
     with _told_in_a_sentence("train"):
         from cpllm_model.training.data.corpus import CorpusSettings, make_corpus
 
@@ -265,24 +267,24 @@ def manifest(
     dataset: Annotated[
         str,
         typer.Option(
-            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; of still pictures biq2021, "
-            "koniq-10k, spaq, kadid-10k, tid2013, live-itw; else your name for it."
+            help="konvid-1k, lsvq, lsvq-test, lsvq-1080p, live-vqc, youtube-ugc, cvd2014; for still pictures biq2021, "
+            "koniq-10k, spaq, kadid-10k, tid2013, live-itw; or a name of your own."
         ),
     ],
-    videos: Annotated[Path, typer.Option(help="Folder below which the videos or pictures lie, in any layout.")],
+    videos: Annotated[Path, typer.Option(help="Folder with the videos or pictures, in any layout.")],
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Ratings, or conversations in .json or .jsonl; a known set of pictures has its own in its folder."
+            help="Ratings, or conversations in .json or .jsonl; known sets of pictures have theirs in their folder."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.parquet"),
     held_out: Annotated[
-        list[Path] | None, typer.Option(help="Label file of videos to leave out; may be given again.")
+        list[Path] | None, typer.Option(help="Label file of videos to leave out; can be repeated.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Put all videos into train, validation or test.")] = None,
     scale: Annotated[
-        tuple[float, float] | None, typer.Option(help="Worst and best MOS of a data set that is not known.")
+        tuple[float, float] | None, typer.Option(help="Worst and best MOS of an unknown data set.")
     ] = None,
     most_missing: Annotated[
         float, typer.Option(min=0, max=1, help="Refuse if more than this share of the videos are missing.")
@@ -295,18 +297,18 @@ def manifest(
 
         if labels is None and dataset not in FORMS:
             raise typer.BadParameter(f"{dataset} needs --labels")
-        found = collect(
+        collected = collect(
             _existing(labels or videos), _existing(videos), dataset, scale=scale, held_out=held_out or [], split=split
         )
-        for line in found.report():
+        for line in collected.report():
             Console(stderr=True).print(_shown(line))
-        publish(found, out, most_missing)
-    Console().print(_shown(f"{out}: {len(found.videos)} videos of {dataset}"))
+        publish(collected, out, most_missing)
+    Console().print(_shown(f"{out}: {len(collected.videos)} videos of {dataset}"))
 
 
 @app.command()
 def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.yaml is what trained tiny.")]) -> None:
-    """Train a model; started again after it was stopped, it goes on."""
+    """Train a model; a run that was stopped resumes when it is started again."""
     with _told_in_a_sentence("train"):
         from cpllm_model.training.recipe.config import TrainConfig
         from cpllm_model.training.recipe.loop import train as train_model
@@ -318,25 +320,27 @@ def train(config: Annotated[Path, typer.Argument(help="YAML file; configs/tiny.y
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder of the report; with several models each gets one below it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report; with several models, each gets a folder inside it.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Manifest, or folder that holds one; may be given again, and left out for other tests."),
+        typer.Option(
+            help="Manifest, or the folder that holds it; can be repeated; not needed for --stress and --timed."
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Bundled name, folder or hub id, by default tiny; may be given again."),
+        typer.Option("--model", help="Bundled name, folder or hub id; tiny by default; can be repeated."),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test: which contents are asked about.")] = "test",
+    split: Annotated[str, typer.Option(help="Which contents to use: train, validation or test.")] = "test",
     stress: Annotated[
-        int, typer.Option(min=0, help="Clean sources a row of the stress tests, such as 12; 0 leaves them out.")
+        int, typer.Option(min=0, help="Clean sources per stress test, such as 12; 0 skips the stress tests.")
     ] = 0,
     stress_sources: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of clean photographs and clips for these tests; may be given again."),
+        typer.Option(help="Folder of clean photographs and clips for stress tests and tests in time; can be repeated."),
     ] = None,
     timed: Annotated[
-        int, typer.Option(min=0, help="Clean videos for the tests of what comes and goes, such as 6; 0 is none.")
+        int, typer.Option(min=0, help="Clean videos for the tests in time, such as 6; 0 skips these tests.")
     ] = 0,
 ) -> None:
     """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report."""
@@ -358,20 +362,58 @@ def evaluate(
             StressSettings(stress, folders) if stress else None,
             TimedSettings(timed, folders) if timed else None,
         )
+        _without_loading_bars()
         names = models or ["tiny"]
         results = evaluate_models(names, *asked) if len(names) > 1 else [evaluate_model(names[0], *asked)]
     Console().print(_shown(out / "index.html"))
-    if any(found["failed"] for result in results for found in result["data_sets"].values()):
+    if any(data_set["failed"] for result in results for data_set in result["data_sets"].values()):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: cpllm calibrate ratings.csv --scale 0 100 --out our-model")
+def calibrate(
+    ratings: Annotated[
+        Path,
+        typer.Argument(help="Table with a name and a mos (mean rating) for each video; content names its source."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    model: Model = "tiny",
+    videos: Annotated[Path | None, typer.Option(help="Folder with the videos; by default that of the table.")] = None,
+    scale: Annotated[
+        tuple[float, float], typer.Option(help="Ratings of the worst and of the best imaginable video.")
+    ] = (SCORE_MIN, SCORE_MAX),
+    device: Device = None,
+) -> None:
+    """Map a model's scores to the scale of your own raters, from 50 to a few hundred rated videos.
+
+    Figures are of held-out videos; where they show no sure gain, no model is written and the exit status is 1.
+    """
+    with _told_in_a_sentence("train"):
+        from cpllm_model.predictor import QualityPredictor
+        from cpllm_model.training.calibrate import calibrate as calibrate_model
+        from cpllm_model.training.calibrate import require_new, write_calibrated
+
+        require_new(out)
+        console = Console(stderr=True)
+        _without_loading_bars()
+        predictor = QualityPredictor.from_pretrained(model, device)
+        calibration = calibrate_model(
+            predictor, _existing(ratings), videos, scale, lambda line: console.print(_shown(line))
+        )
+        Console().print(Markdown("\n".join(calibration.lines())))
+        if objection := calibration.fit.objection:
+            console.print(_shown(f"cpllm: no model is written. {objection}"))
+            raise typer.Exit(1)
+        Console().print(_shown(f"{out}: {write_calibrated(calibration, model, out)}"))
 
 
 @app.command(
     epilog="Example: cpllm card work/tiny/model/README.md --evaluation work/report --log work/tiny/train_log.jsonl"
 )
 def card(
-    path: Annotated[Path, typer.Argument(help="The card, Markdown; made if it is not there.")],
-    evaluation: Annotated[list[Path], typer.Option(help="Folder that cpllm evaluate wrote; may be given again.")],
-    log: Annotated[list[Path] | None, typer.Option(help="train_log.jsonl of a run; may be given again.")] = None,
+    path: Annotated[Path, typer.Argument(help="The card (Markdown); created if it is missing.")],
+    evaluation: Annotated[list[Path], typer.Option(help="Folder that cpllm evaluate wrote; can be repeated.")],
+    log: Annotated[list[Path] | None, typer.Option(help="train_log.jsonl of a run; can be repeated.")] = None,
 ) -> None:
     """Write the figures of an evaluation and of a training run into a model card."""
     with _told_in_a_sentence("train"):
@@ -382,10 +424,10 @@ def card(
 
 @contextmanager
 def _told_in_a_sentence(extra: str | None = None) -> Iterator[None]:
-    """Turn the project's own errors into one sentence and exit status 2.
+    """Print the project's own errors as one sentence, and exit with status 2.
 
     Args:
-        extra: the extra of this package that the command needs; a module that is missing is then such an error, too.
+        extra: the extra of this package that the command needs; a missing module is then reported the same way.
     """
     try:
         yield
@@ -406,7 +448,7 @@ def _shown(text: object) -> Text:
 
 
 def _path_fields(path: str, name: str = "path") -> dict[str, str]:
-    """Give a path for JSON; where its bytes are not UTF-8, what can be read of it, and the bytes in base64."""
+    """Give a path for JSON; if its bytes are not UTF-8, as far as it can be read, and the bytes in base64."""
     raw = os.fsencode(path)
     text = raw.decode(errors="backslashreplace")
     return {name: text} if text == path else {name: text, f"{name}_base64": base64.b64encode(raw).decode()}
@@ -418,70 +460,83 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _find(paths: list[Path]) -> list[Path]:
-    """Give the named files, there or not, and the videos in the named folders, in order.
+def _find(paths: list[str]) -> list[str]:
+    """Give the named files and addresses, there or not, and the videos in the named folders, in order.
 
-    A folder that cannot be read stands for itself, and becomes a row that says why.
+    A folder that cannot be read is kept in the list, and becomes a failed row.
     """
-    named = [name for path in paths for name in (_lines() if str(path) == "-" else _matching(path))]
-    if named and not any(path.exists() for path in named):
-        _existing(named[0])
-    found: list[Path] = []
-    for path in named:
-        found += _videos_below(path) if path.is_dir() else [path]
-    if not found:
-        raise typer.BadParameter(f"no video in {', '.join(map(str, paths))}")
-    return found
+    named = [name for path in paths for name in (_lines() if path == "-" else _matching(path))]
+    if named and not any(is_address(name) or Path(name).exists() for name in named):
+        _video(named[0])
+    videos: list[str] = []
+    for name in named:
+        is_folder = not is_address(name) and Path(name).is_dir()
+        videos += map(str, _videos_below(Path(name))) if is_folder else [name]
+    if not videos:
+        raise typer.BadParameter(f"no video in {', '.join(paths)}")
+    return videos
 
 
-def _lines() -> list[Path]:
-    """Give the names that stand on standard input, one a line."""
-    return [Path(os.fsdecode(line)) for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n"))]
+def _video(name: str) -> str:
+    """Give an address, or the name of a file that is there."""
+    return name if is_address(name) else str(_existing(Path(name)))
 
 
-def _matching(path: Path) -> list[Path]:
-    """Give the files that a pattern means, where no file has its name; a shell has not seen what is quoted."""
-    if path.exists() or not any(mark in str(path) for mark in "*?["):
-        return [path]
-    return [Path(name) for name in sorted(glob(str(path), recursive=True))] or [path]  # noqa: PTH207
+def _lines() -> list[str]:
+    """Give the names on standard input, one a line."""
+    return [os.fsdecode(line) for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n"))]
+
+
+def _matching(name: str) -> list[str]:
+    """Expand a pattern, unless a file has this very name; the shell does not expand quoted patterns."""
+    if is_address(name):
+        return [name]
+    path = Path(name)
+    if path.exists() or not any(mark in name for mark in "*?["):
+        return [str(path)]
+    return sorted(glob(str(path), recursive=True)) or [str(path)]  # noqa: PTH207
 
 
 def _videos_below(top: Path) -> list[Path]:
-    """Give the videos in a folder and all below it; links to folders are not followed, and named."""
-    found: list[Path] = []
-    for folder, folders, names in os.walk(top, onerror=lambda error: found.append(Path(str(error.filename)))):
-        found.extend(Path(folder, name) for name in names if has_video_name(name))
+    """Give the videos in a folder and in all folders below it; links to folders are reported, not followed."""
+    videos: list[Path] = []
+    for folder, folders, names in os.walk(top, onerror=lambda error: videos.append(Path(str(error.filename)))):
+        videos.extend(Path(folder, name) for name in names if has_video_name(name))
         for name in folders:
             if Path(folder, name).is_symlink():
                 Console(stderr=True).print(_shown(f"cpllm: a link to a folder is left out: {Path(folder, name)}"))
-    return sorted(found)
+    return sorted(videos)
 
 
 def _predictor(model: str, device: str | None) -> QualityPredictor:
     if model == "promoted" and not Path(model).exists():
         raise ConfigurationError(
-            "only the platform's runs know the model 'promoted' (--model or CPLLM_MODEL); "
-            "give its folder here: --model $CPLLM_MODELS_DIR/promoted"
+            "the model is 'promoted', which names one to the platform's runs only: "
+            "give its folder here, --model $CPLLM_MODELS_URI/promoted"
         )
-    # Loading weights draws a progress bar of its own; two bars on one terminal help nobody.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if _ends_with_the_command:
         from cpllm_model.network import lean_start
 
         lean_start.start()
-    from transformers.utils import logging
-
+    _without_loading_bars()
     from cpllm_model.predictor import QualityPredictor
 
-    logging.disable_progress_bar()
     return QualityPredictor.from_pretrained(model, device)
 
 
-def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
-    """Give each video's answers, or why it has none, as soon as they are there."""
+def _without_loading_bars() -> None:
+    """Loading weights draws progress bars of its own; two bars on one terminal help nobody."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _answers(paths: list[str], predictor: QualityPredictor, *, describe: bool, bar: bool) -> Iterator[Answered]:
+    """Yield each video's answers, or its error, as soon as they are known."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = bar and sys.stderr.isatty()
-    # The bar may not take hold of standard output: answers go there.
+    # The bar must not redirect standard output: answers go there.
     with (
         closing(predictor.look(paths)) as looks,
         Progress(*columns, console=Console(stderr=True), redirect_stdout=False, disable=not shown) as progress,
@@ -492,16 +547,16 @@ def _answers(paths: list[Path], predictor: QualityPredictor, *, describe: bool, 
             progress.advance(task)
 
 
-def _answered(path: Path, seen: ViewedVideo | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
+def _answered(path: str, seen: ViewedVideo | VideoError, predictor: QualityPredictor, *, describe: bool) -> Answered:
     if isinstance(seen, VideoError):
-        return Answered(str(path), error=seen)
+        return Answered(path, error=seen)
     try:
         if not describe:
-            return Answered(str(path), seen.tokens, predictor.rate([seen])[0])
-        one = predictor.assess_viewed(str(path), seen)
-        return Answered(str(path), seen.tokens, one.rating, one.words, is_still=_is_still(path), cautions=one.cautions)
+            return Answered(path, seen.tokens, predictor.rate([seen])[0])
+        one = predictor.assess_viewed(path, seen)
+        return Answered(path, seen.tokens, one.rating, one.words, is_still=one.info.is_still, cautions=one.cautions)
     except VideoError as error:
-        return Answered(str(path), error=error)
+        return Answered(path, error=error)
 
 
 @contextmanager
@@ -514,15 +569,10 @@ def _told_when_interrupted(done: Sized, total: int) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _is_still(path: Path) -> bool:
-    with path.open("rb") as file:
-        return picture_codec(file.read(64)) is not None
-
-
-def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
+def _ranked(answered: list[Answered], predictor: QualityPredictor) -> list[dict[str, Any]]:
     from cpllm_model import ranking
 
-    good = [one for one in found if one.tokens and one.rating]
+    good = [one for one in answered if one.tokens and one.rating]
     scores, stds = (
         np.array([getattr(one.rating, name) for one in good if one.rating]) for name in ("score", "score_std")
     )
@@ -552,20 +602,20 @@ def _ranked(found: list[Answered], predictor: QualityPredictor) -> list[dict[str
             "error_type": one.error.error_type,
             "error_message": one.error.cause,
         }
-        for one in found
+        for one in answered
         if one.error
     ]
     return sorted(rows, key=lambda row: (row["rank"], row["path"])) + failed
 
 
 @contextmanager
-def _score_rows(paths: list[Path], as_json: bool, segments: bool) -> Iterator[Callable[[Answered], None]]:
+def _score_rows(paths: list[str], as_json: bool, segments: bool) -> Iterator[Callable[[Answered], None]]:
     """Give what prints one video at once: a JSON line, or rows of a table that is as wide as the terminal."""
     if as_json:
         yield lambda one: print(json.dumps(one.record()), flush=True)
         return
     console = Console()
-    # What is left beside frame, score, deviation and level; names are folded, never cut.
+    # The width left beside frame, score, deviation and level; names are folded, never cut.
     room = max(console.width - 34, 20)
     video = min(max(cell_len(_shown(path).plain) for path in paths), room * 2 // 5)
     names = {"video": max(video, len("video"), SEGMENT_CELLS if segments else 0), "score": 5, "±": 4, "level": 9}
@@ -580,7 +630,7 @@ def _score_rows(paths: list[Path], as_json: bool, segments: bool) -> Iterator[Ca
         return console.render_lines(table, pad=False)
 
     def put(some: list[list[Segment]]) -> None:
-        # In one piece, so that Ctrl-C leaves no half row; rich would print again what it was printing then.
+        # In one piece, so that Ctrl-C leaves no half row; rich would print the interrupted row again.
         with console.capture() as rendered:
             console.print(Segments([part for line in some for part in (*line, Segment.line())]), end="")
         console.file.write(rendered.get())

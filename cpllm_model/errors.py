@@ -134,7 +134,7 @@ class DecodeCrashError(VideoError):
 
 
 class ObjectMissingError(VideoError):
-    """The object was listed and is gone."""
+    """The object is gone since it was listed."""
 
     error_type = "object_missing"
     transient = True

@@ -26,7 +26,6 @@ import torch
 from safetensors import SafetensorError
 
 from cpllm_model.answers import (
-    LEVEL_WEIGHTS,
     Assessment,
     Comparison,
     Description,
@@ -51,6 +50,7 @@ from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
 from cpllm_model.pooling import joined, with_frozen_time
+from cpllm_model.remote import fetched, is_address
 from cpllm_model.scale import (
     DISTORTIONS,
     LEVELS,
@@ -59,6 +59,7 @@ from cpllm_model.scale import (
     level_of,
     severity_word,
 )
+from cpllm_model.score_map import ScoreMap
 from cpllm_model.when import sentences
 
 Answer = TypeVar("Answer")
@@ -85,6 +86,7 @@ class QualityPredictor:
     def __init__(self, model: CPLLMForVideoQuality, processor: CPLLMProcessor, model_id: str) -> None:
         self.model, self.processor, self.model_id = model.eval(), processor, model_id
         self.sampling = model.config.sampling_settings
+        self.score_map = ScoreMap.from_config(model.config.score_map)
 
     @classmethod
     def from_pretrained(
@@ -102,7 +104,7 @@ class QualityPredictor:
             ConfigurationError: there is no such precision.
         """
         if precision is not None and precision not in PRECISIONS:
-            raise ConfigurationError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+            raise ConfigurationError(f"there is no precision {precision!r}; give one of {', '.join(PRECISIONS)}")
         folder = checkpoint.resolve(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -113,9 +115,11 @@ class QualityPredictor:
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
         model, loading = loaded
-        # What a file lacks would be drawn at random, and answer.
+        # transformers would draw missing weights at random, and the model would still answer.
         if missing := sorted(loading["missing_keys"]):
-            raise CheckpointError(f"{folder} is of another architecture: {len(missing)} weights lack, as {missing[0]}")
+            raise CheckpointError(
+                f"{folder} has another architecture: {len(missing)} weights are missing, the first is {missing[0]}"
+            )
         if model.config.versions != VERSIONS:
             raise CheckpointError(f"{folder} was made for {model.config.versions}, this release has {VERSIONS}")
         model.fold()
@@ -152,13 +156,15 @@ class QualityPredictor:
                 SegmentTimes(one.segment_start_s, one.segment_end_s, one.segment_has_picture, one.events)
                 for one in batch
             ]
-            found = zip(self.view(tokens, times), batch, strict=True)
-            viewed += [replace(one, info=its.info, damaged_frames=its.damaged_frames) for one, its in found]
+            for seen_video, its in zip(self.view(tokens, times), batch, strict=True):
+                viewed.append(replace(seen_video, info=its.info, damaged_frames=its.damaged_frames))
         return viewed
 
     @torch.inference_mode()
     def view(self, tokens: Sequence[np.ndarray], times: Sequence[SegmentTimes]) -> list[ViewedVideo]:
         """Answer for every segment of encoded videos, whose visual tokens (N, L, D) are given.
+
+        A calibrated model's map of scores is applied here, and nowhere else.
 
         Raises:
             InferenceError: the network gave a number that is not finite.
@@ -174,7 +180,8 @@ class QualityPredictor:
                 self.processor.rating_answer_ids,
             )
             parts = zip(*(np.split(one, np.cumsum(counts)[:-1]) for one in answers), strict=True)
-            viewed += [ViewedVideo(one, [*part], its) for (one, its), part in zip(batch, parts, strict=True)]
+            for (one, its), part in zip(batch, parts, strict=True):
+                viewed.append(ViewedVideo(one, self.score_map.apply(part) if self.score_map else [*part], its))
         return viewed
 
     def rate(self, viewed: Sequence[ViewedVideo]) -> list[Rating]:
@@ -187,7 +194,7 @@ class QualityPredictor:
 
         Words are written from the model's own answers: its level, the distortions that it names and the facts of the
         scene are stated in the question. Decoding is greedy, and of the level words only the score's own may be
-        written. Sentences on when something is to be seen follow from the answers alone.
+        written. Sentences about times follow from the answers alone.
         """
         described = []
         for batch in self._batches(viewed):
@@ -199,7 +206,7 @@ class QualityPredictor:
         return described
 
     def assess_viewed(self, path: str, viewed: ViewedVideo) -> Assessment:
-        """Say all that the model says of a video that `look` or `encode` gave.
+        """Give all answers about a video that `look` or `encode` returned.
 
         Args:
             path: its name in the assessment.
@@ -249,17 +256,17 @@ class QualityPredictor:
     def assess(
         self, paths: str | Path | Iterable[str | Path], limits: DecodeLimits | None = None
     ) -> Assessment | list[Assessment | VideoError]:
-        """Say all that the model says of a video file, or of several.
+        """Give all answers about a video file, or about several.
 
         Args:
-            paths: one file, or several.
+            paths: one file or address, or several.
             limits: what each may cost.
 
         Returns:
-            of one file its assessment; of several, in order, each one's, or the reason there is none.
+            for one file its assessment; for several, in order, an assessment or an error for each.
 
         Raises:
-            VideoError: the one file has none.
+            VideoError: the one file cannot be assessed.
         """
         if not isinstance(paths, str | Path):
             names = [str(path) for path in paths]
@@ -268,19 +275,19 @@ class QualityPredictor:
                 _unless_failed(seen, lambda viewed, name=name: [self.assess_viewed(name, viewed[0])])
                 for name, seen in looks
             ]
-        found = self.assess([paths], limits)[0]
-        if isinstance(found, VideoError):
-            raise found
-        return found
+        answer = self.assess([paths], limits)[0]
+        if isinstance(answer, VideoError):
+            raise answer
+        return answer
 
     def assess_frames(self, frames_THWC: np.ndarray, fps: float, name: str = "frames") -> Assessment:
-        """Say all that the model says of frames in memory, uint8 RGB, shown at `fps` frames a second.
+        """Give all answers about frames in memory, uint8 RGB, shown at `fps` frames per second.
 
         They are encoded without loss as 4:2:0 video and decoded like a file.
 
         Raises:
             VideoError: they cannot be rated, as with a file.
-            ValueError: they are no such frames.
+            ValueError: the array has another type or shape.
         """
         with NamedTemporaryFile(suffix=".mkv") as file:
             file.write(lossless_video(frames_THWC, fps))
@@ -288,7 +295,7 @@ class QualityPredictor:
             return replace(self.assess(file.name), path=name)
 
     def score(self, paths: Iterable[str | Path], limits: DecodeLimits | None = None) -> list[Rating | VideoError]:
-        """Score video files; give a rating, or the reason there is none, for each, in order.
+        """Score video files; give a rating or an error for each, in order.
 
         Raises:
             TypeError: `paths` is one path; `assess` takes one.
@@ -298,7 +305,7 @@ class QualityPredictor:
     def describe(
         self, paths: Iterable[str | Path], limits: DecodeLimits | None = None
     ) -> list[Description | VideoError]:
-        """Describe video files; give a description, or the reason there is none, for each, in order."""
+        """Describe video files; give a description or an error for each, in order."""
         return [_unless_failed(seen, self.describe_viewed) for seen in self.look(paths, limits)]
 
     def compare(self, a: str | Path, b: str | Path, limits: DecodeLimits | None = None) -> Comparison:
@@ -320,36 +327,36 @@ class QualityPredictor:
         """Decode files in a sandbox and encode them, in order; the next is decoded while one is encoded.
 
         Args:
-            paths: video files.
+            paths: video files, or addresses (https, http, s3), which are fetched into temporary files.
             limits: what each may cost.
 
         Yields:
             what was seen of each file, or why nothing was.
         """
         if isinstance(paths, str | Path):
-            raise TypeError(f"a list of paths is wanted, not one path: [{str(paths)!r}]")
+            raise TypeError(f"give a list of paths, not one path: [{str(paths)!r}]")
         with DecodeSandbox(limits or DecodeLimits()) as sandbox, ThreadPoolExecutor(1) as decoder:
             waiting: deque[Future[VideoSamples | VideoError]] = deque()
             try:
                 for path in paths:
-                    waiting.append(decoder.submit(self._decode, sandbox, Path(path)))
+                    waiting.append(decoder.submit(self._decode, sandbox, str(path)))
                     if len(waiting) > 1:
                         yield self._seen(waiting.popleft().result())
                 while waiting:
                     yield self._seen(waiting.popleft().result())
             finally:
-                # Who stops in the middle waits for no video.
+                # A caller that stops early must not wait for the next video.
                 decoder.shutdown(wait=False, cancel_futures=True)
                 sandbox.interrupt()
 
-    def _decode(self, sandbox: DecodeSandbox, path: Path) -> VideoSamples | VideoError:
+    def _decode(self, sandbox: DecodeSandbox, path: str) -> VideoSamples | VideoError:
         try:
-            with path.open("rb") as file:
-                return sandbox.decode(file, str(path), self.sampling)
+            with fetched(path) if is_address(path) else Path(path).open("rb") as file:
+                return sandbox.decode(file, path, self.sampling)
         except FileNotFoundError:
-            return ObjectMissingError(str(path), "there is no such file")
+            return ObjectMissingError(path, "there is no such file")
         except OSError as error:
-            return SourceReadError(str(path), error.strerror or str(error))
+            return SourceReadError(path, error.strerror or str(error))
         except VideoError as error:
             return error
 
@@ -382,16 +389,15 @@ class QualityPredictor:
 
     def _rate(self, viewed: ViewedVideo) -> Rating:
         times, rated = viewed.times, viewed.times.has_picture
-        levels, score = viewed.pooled_levels, viewed.score
+        score = viewed.score
         slope, least = self.model.config.std_calibration
-        variance = max(0.0, float(levels @ (LEVEL_WEIGHTS - score) ** 2))
         scores = viewed.segment_scores
         worst = int(np.flatnonzero(rated)[scores[rated].argmin()])
         return Rating(
             score=score,
-            score_std=math.sqrt(slope**2 * variance + least**2),
+            score_std=math.sqrt(slope**2 * viewed.level_variance + least**2),
             level=level_of(score),
-            level_probabilities=tuple(levels.tolist()),
+            level_probabilities=tuple(viewed.pooled_levels.tolist()),
             segment_start_s=tuple(times.start_s.tolist()),
             segment_end_s=tuple(times.end_s.tolist()),
             segment_score=tuple(float(one) if has else None for one, has in zip(scores, rated, strict=True)),

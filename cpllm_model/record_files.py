@@ -33,7 +33,7 @@ def record_file(path: Path) -> Iterator[Callable[[Record], None]]:
     """
     writer = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix.lower())
     if writer is None:
-        raise ConfigurationError(f"{path} ends in none of .csv, .jsonl, .parquet")
+        raise ConfigurationError(f"{path}: the name must end in .csv, .jsonl or .parquet")
     if not path.parent.is_dir():
         raise ConfigurationError(f"{path}: there is no folder {path.parent}")
     with writer(path) as put:

@@ -1,4 +1,4 @@
-"""Sentences on when something is to be seen in a video.
+"""Sentences about when something is visible in a video.
 
 In: named distortions with their stretches of time, and events. Out: plain sentences, or none where a distortion is
 there all the time. Knows nothing of models.
@@ -37,7 +37,7 @@ PHRASES = {
     "repeat": "Frames are repeated",
     "damage": "The stream is damaged",
 }
-#: What is to be seen in more than this share of the time is there all the time.
+#: A distortion that is visible for more than this share of the time is called constant.
 _ALL_THE_TIME = 0.8
 #: Stretches that a sentence lists; the tables have all.
 _MOST_LISTED = 3

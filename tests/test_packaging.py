@@ -36,14 +36,14 @@ def test_the_core_is_without_the_platform() -> None:
     core = names(PROJECT["project"]["dependencies"])
     assert {"torch", "transformers", "av", "numpy", "safetensors", "typer", "rich"} <= core
     assert not core & {"dagster", "ray", "boto3", "pyarrow", "duckdb", "matplotlib", "ffmpeg-python", "pydantic"}
-    assert {"platform", "train", "report", "demo"} <= set(EXTRAS)
+    assert {"platform", "train", "report", "demo", "s3"} <= set(EXTRAS)
 
 
 def test_make_installs_everything() -> None:
     assert "'.[dev]'" in (ROOT / "Makefile").read_text()
     (whole,) = (Requirement(one) for one in EXTRAS["dev"] if one.startswith("cpllm"))
     assert {"dagster", "ray", "boto3", "pyarrow", "ffmpeg-python", "matplotlib"} <= {
-        name for extra in [*whole.extras, "platform", "report"] for name in names(EXTRAS[extra])
+        name for extra in [*whole.extras, "platform", "report", "s3"] for name in names(EXTRAS[extra])
     }
 
 
@@ -152,6 +152,7 @@ def test_the_core_works_in_a_fresh_environment(fresh: Path, clip: Path, tmp_path
         "platform": ["run"],
         "demo": ["demo", "--work", str(tmp_path)],
         "train": ["corpus", "--out", str(tmp_path / "corpus")],
+        "s3": ["score", "s3://bucket/a.mp4"],
     }.items():
         refused = alone(fresh / "cpllm", *command)
         assert refused.returncode == 2

@@ -22,28 +22,31 @@ class BatchConfig(dg.Config):
     """How work is spread over Ray; numbers of workers are fitted to the cluster, at least one of each kind."""
 
     decode_workers: int | None = Field(
-        default=None, ge=1, description="Most decode workers. Empty: CPLLM_DECODE_WORKERS, else one a CPU."
+        default=None,
+        ge=1,
+        description="Maximum number of decode workers; by default CPLLM_DECODE_WORKERS, else one per CPU.",
     )
     decode_cpus: float = Field(default=_DEFAULTS.decode_cpus, ge=0, description="CPUs a decode worker reserves.")
     model_workers: int | None = Field(
         default=None,
         ge=1,
-        description="Most model workers. Empty: CPLLM_MODEL_WORKERS, else one a GPU, without GPUs one a CPU.",
+        description="Maximum number of model workers; by default CPLLM_MODEL_WORKERS, else one per GPU or CPU.",
     )
     model_cpus: float = Field(default=_DEFAULTS.model_cpus, ge=0, description="CPUs a model worker reserves.")
     model_gpus: float | None = Field(
         default=None,
         ge=0,
-        description="GPUs, or the share of one, a model worker reserves; 0 computes on CPUs. "
-        "Empty: CPLLM_MODEL_GPUS, else 1 where the cluster has GPUs.",
+        description="GPUs per model worker, or a share of one; 0 computes on CPUs; "
+        "by default CPLLM_MODEL_GPUS, else 1 if the cluster has GPUs.",
     )
     batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Videos the model sees at once. Empty: CPLLM_BATCH_SIZE, else 4 on a CPU, 16 on a GPU.",
+        description="Videos per batch; by default CPLLM_BATCH_SIZE, else 4 on a CPU, 16 on a GPU.",
     )
     precision: Precision | None = Field(
-        default=None, description="Of weights. Empty: CPLLM_PRECISION, else bfloat16 on a GPU, float32 on a CPU."
+        default=None,
+        description="Precision of the weights; by default CPLLM_PRECISION, else bfloat16 on a GPU, float32 on a CPU.",
     )
     pair_batch_size: int = Field(
         default=_DEFAULTS.pair_batch_size, ge=1, description="Pairs the model compares at once."
@@ -51,7 +54,7 @@ class BatchConfig(dg.Config):
     samples_in_memory: int | None = Field(
         default=None,
         ge=1,
-        description="Most videos decoded and not yet answered. Empty: enough that every worker is busy.",
+        description="Maximum number of decoded videos that wait; by default enough to keep every worker busy.",
     )
     decode_deadline_s: float = Field(
         default=_DEFAULTS.decode_deadline_s, gt=0, description="Longest time to fetch and decode one video."
@@ -65,7 +68,9 @@ class BatchConfig(dg.Config):
         default=_DEFAULTS.start_deadline_s, gt=0, description="Longest time until the first worker of a kind is ready."
     )
     attempts: int = Field(
-        default=_DEFAULTS.attempts, ge=1, description="Tries of a video whose workers die or hang before it fails."
+        default=_DEFAULTS.attempts,
+        ge=1,
+        description="Attempts per video whose workers die or hang before it counts as failed.",
     )
 
     def batch_settings(self, ray: BatchRay) -> BatchSettings:

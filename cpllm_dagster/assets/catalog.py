@@ -45,11 +45,9 @@ class CatalogConfig(dg.Config):
     """How a library is probed."""
 
     probe_processes: int = Field(default=2, ge=1, description="Videos probed at the same time.")
-    part_videos: int = Field(default=1000, ge=1, description="Videos after which probed rows are kept as a part.")
-    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
-    allow_shrinking: bool = Field(
-        default=False, description="Take it as right that the library has vanished or lost many videos."
-    )
+    part_videos: int = Field(default=1000, ge=1, description="Probed videos per part.")
+    retry_archived: bool = Field(default=False, description="Try archived objects again, after they were restored.")
+    allow_shrinking: bool = Field(default=False, description="Accept that the library is gone or has lost many videos.")
 
 
 #: What lies in the storage; nothing here makes it.
@@ -79,7 +77,7 @@ def video_catalog(
     store, tables = catalog.open(), lake.claim(context, library)
     published = published_or_empty(tables, "catalog", library)
     parts, _ = tables.read_parts(library, PROBED)
-    # A table of an earlier version may lack a column.
+    # A table of an earlier version may not have this column.
     known = pa.concat_tables([published, parts["catalog"]], promote_options="default")
     listing = store.objects(library)
     kept, new = split_listing(listing, known, retry_archived=config.retry_archived)
@@ -131,7 +129,7 @@ def require_readable(library: str, errors: Iterable[str | None], good: int) -> N
 
     Args:
         library: the library's true name.
-        errors: the error type of each object that was asked for; None is none.
+        errors: the error type of each object that was asked for; None if it has no error.
         good: number of videos that hold an earlier answer.
 
     Raises:
@@ -169,7 +167,7 @@ def split_listing(
     etag_of = dict(row_of.keys())
     kept, keys, new = [], [], []
     for found in listing:
-        # A listing that once lacks an ETag says nothing against the row there is.
+        # A listing without an ETag does not contradict the present row.
         known_etag = etag_of.get(found.uri, "")
         etag = known_etag if known_etag and is_named(known_etag) and not is_named(found.etag) else found.etag
         row = row_of.get((found.uri, etag))

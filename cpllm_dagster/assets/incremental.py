@@ -1,4 +1,4 @@
-"""Which answers of earlier runs still hold, and which videos are to be scored.
+"""Which answers of earlier runs are still valid, and which videos must be scored.
 
 In: the catalogue, the published tables and the parts of a broken run. Out: a plan. An answer holds for one version of a
 video (id and ETag) and one model; a failure that may pass is tried again. Pure tables: opens nothing, runs nothing.
@@ -31,14 +31,14 @@ COMPANIONS = ("descriptions", "features")
 
 @dataclass(frozen=True)
 class QualityPlan:
-    """What holds and what is to be done for one library and model.
+    """What is valid and what must be done for one library and model.
 
     Args:
         kept: id and ETag of the videos whose published rows hold, scored or failed.
         recovered: scores and descriptions of a broken run that hold and are not published.
         refused: failures of the catalogue that are not yet among the scores.
         todo: videos to decode and score.
-        complete: nothing is to be done, and the published tables have no row too many and no column too few.
+        complete: nothing must be done, and the published tables have exactly the right rows and all columns.
     """
 
     kept: pa.Table
@@ -57,7 +57,7 @@ def plan_quality(
     retry_archived: bool = False,
     now: datetime | None = None,
 ) -> QualityPlan:
-    """Decide what is to be scored.
+    """Decide what must be scored.
 
     Args:
         catalog: the library's catalogue.

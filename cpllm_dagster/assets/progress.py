@@ -12,7 +12,7 @@ from collections.abc import Callable
 from cpllm_dagster.report.tables import plain
 
 INTERVAL_S = 30.0
-#: Each line of a run's log is a row in Dagster's database: of more failed videos only the number is told.
+#: Each line of a run's log is a row in Dagster's database: beyond this number, failed videos are only counted.
 MOST_NAMED = 100
 
 
@@ -21,7 +21,7 @@ class Progress:
 
     Args:
         library: the library's true name.
-        total: videos that are to be done.
+        total: videos to score.
         tell: takes a line.
         warn: takes a line on a failed video.
         clock: gives seconds.

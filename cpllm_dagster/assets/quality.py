@@ -58,9 +58,9 @@ MODEL_POOL = "model"
 class QualityConfig(BatchConfig):
     """How a library is scored."""
 
-    part_videos: int = Field(default=16, ge=1, description="Results after which a part is kept: what a kill may cost.")
-    part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is kept.")
-    retry_archived: bool = Field(default=False, description="Ask again for objects that had to be restored.")
+    part_videos: int = Field(default=16, ge=1, description="Results per part; a killed run loses at most these.")
+    part_interval_s: float = Field(default=60.0, gt=0, description="Seconds after which a part is written.")
+    retry_archived: bool = Field(default=False, description="Try archived objects again, after they were restored.")
 
 
 def _spec(table_name: str, description: str) -> dg.AssetSpec:
@@ -117,7 +117,7 @@ def quality(
         ray.require(context)
         settings = config.batch_settings(ray)
         results = score_videos(
-            plan.todo, store=catalog.open(), model=model.name, settings=settings, limits=limits.decode_limits()
+            plan.todo, store=catalog.open(), model=model.source, settings=settings, limits=limits.decode_limits()
         )
         earlier = earlier_failures(now["scores"], model_id)
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
@@ -151,7 +151,7 @@ def quality(
         now["features"] = published_or_empty(tables, "features", library)
         put_by = put_removed_by(tables, library, model_id, now, listed)
         for name, rows in fresh.items():
-            # A table of an earlier version may lack columns that may be null.
+            # A table of an earlier version may not have all nullable columns.
             now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
         now["scores"] = with_keys(now["scores"], listed)
     recorded_at = datetime.now(UTC)

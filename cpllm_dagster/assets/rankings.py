@@ -27,7 +27,7 @@ from cpllm_model.ranking import rank
 class ComparisonConfig(BatchConfig):
     """How the videos of a library are compared."""
 
-    part_pairs: int = Field(default=2000, ge=1, description="Comparisons after which a part is kept.")
+    part_pairs: int = Field(default=2000, ge=1, description="Comparisons per part.")
 
 
 @dg.asset(
@@ -64,7 +64,7 @@ def pairwise_comparisons(
     if graph.unfinished:
         ray.require(context)
         tokens = TokenTable(published(tables, "features", library), scores)
-        with PairComparer(model.name, config.batch_settings(ray)) as comparer:
+        with PairComparer(model.source, config.batch_settings(ray)) as comparer:
             for round_index, pairs in enumerate(graph.rounds()):
                 answers = comparer.compare(pairs, tokens)
                 while part := list(islice(answers, config.part_pairs)):

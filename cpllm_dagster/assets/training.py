@@ -22,15 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cpllm_dagster.models.comparison import Gain, compare_predictions
-from cpllm_dagster.models.promotion import (
-    BUNDLED,
-    PromotionRecord,
-    PromotionRule,
-    digest,
-    promote,
-    promoted_folder,
-    publish,
-)
+from cpllm_dagster.models.promotion import PromotionRecord, PromotionRule, digest
 from cpllm_dagster.report.tables import markdown_table, score_histogram
 from cpllm_dagster.resources import PromotedModels
 from cpllm_model.errors import ConfigurationError, DataSetError, TrainingError
@@ -54,14 +46,16 @@ class CorpusConfig(dg.Config):
     """Of what a distortion corpus is made."""
 
     sources: list[str] = Field(description="Folders of pristine photographs and clips.")
-    out: str = Field(description="Folder of the corpus; one that was begun is gone on with.")
+    out: str = Field(description="Folder of the corpus; an unfinished corpus is resumed.")
     clips: int = Field(default=6000, ge=1, description="About how many degraded clips.")
     scenes: int = Field(default=40, ge=0, description="Rendered scenes beside the sources.")
     screens: int = Field(default=60, ge=0, description="Rendered screens, cartoons and games beside the sources.")
     rated: list[str] = Field(default=[], description="Manifests of pictures that people rated.")
-    rated_contents: int = Field(default=200, ge=0, description="How many of these pictures are taken, at most.")
-    seed: int = Field(default=0, description="Decides every random choice.")
-    processes: int | None = Field(default=None, ge=1, description="Contents at once; none is one a core.")
+    rated_contents: int = Field(default=200, ge=0, description="Most of these pictures to use.")
+    seed: int = Field(default=0, description="Random seed.")
+    processes: int | None = Field(
+        default=None, ge=1, description="Contents processed in parallel; by default one per core."
+    )
 
 
 class TrainingConfig(dg.Config):
@@ -69,7 +63,7 @@ class TrainingConfig(dg.Config):
 
     config: str = Field(description="The YAML file of the training run.")
     out: str | None = Field(
-        default=None, description="Folder of the run, in the place of the YAML's; one that was begun is gone on with."
+        default=None, description="Folder of the run, instead of the one in the YAML; an unfinished run is resumed."
     )
     with_corpus: bool = Field(default=True, description="Whether distortion_corpus is added to the YAML's data sets.")
 
@@ -78,9 +72,9 @@ class EvaluationConfig(dg.Config):
     """On what the new model is measured, and what it must gain."""
 
     held_out: list[str] = Field(
-        default=[], description="Manifests, or folders of them, with the held-out videos; none is the corpus's."
+        default=[], description="Manifests of the held-out videos, or their folders; by default that of the corpus."
     )
-    split: str = Field(default="test", description="The split of these that is held out.")
+    split: str = Field(default="test", description="Which split of these manifests is held out.")
     least_gain: float = Field(
         default=_RULE.least_gain, description="The interval of the gain in SRCC must lie above this."
     )
@@ -119,15 +113,15 @@ def distortion_corpus(context: dg.AssetExecutionContext, config: CorpusConfig) -
 def training_run(
     context: dg.AssetExecutionContext, config: TrainingConfig, models: PromotedModels
 ) -> dg.MaterializeResult:
-    """A model trained as its YAML says; a run that was stopped goes on where it was."""
-    models.require()  # what promotion needs is asked for before the first hour of training, not after the last
+    """A model trained as its YAML says; a run that was stopped resumes."""
+    models.open()  # what promotion needs is asked for before the first hour of training, not after the last
     missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(f"training needs {', '.join(missing)}: pip install 'cpllm[train]'")
     from cpllm_model.training.recipe.config import Data, TrainConfig
     from cpllm_model.training.recipe.loop import train
 
-    # What the YAML says is left as it is, so that a run begun by hand with the same YAML can be gone on with here.
+    # What the YAML says is left as it is, so that a run started by hand with the same YAML can be resumed here.
     settings = TrainConfig.from_yaml(_existing(config.config))
     if config.out is not None:
         settings = dataclasses.replace(settings, out=Path(config.out))
@@ -159,12 +153,13 @@ def model_evaluation(
     from cpllm_model.training.evaluation.evaluate import evaluate
 
     candidate = str(_recorded(context.instance, training_run, "model"))
-    incumbent = str(promoted_folder(models.require()) or BUNDLED)
+    store = models.open()
+    incumbent = store.promoted()
     held_out = [_manifest(_existing(path)) for path in config.held_out]
     held_out = held_out or [Path(_recorded(context.instance, distortion_corpus, "manifest"))]
     refuse_overlap([Path(path) for path in _recorded(context.instance, training_run, "data")], held_out, config.split)
     candidate_id = checkpoint.model_id(candidate)
-    out = models.require() / "evaluations" / candidate_id
+    out = store.work / "evaluations" / candidate_id
     predictions = {}
     for role, model in (("candidate", candidate), ("incumbent", incumbent)):
         context.log.info(f"{role}: {model}")
@@ -201,22 +196,22 @@ def promoted_model(context: dg.AssetExecutionContext, models: PromotedModels) ->
 
     It asks for the rule by itself: materialized alone, no check stands before it.
     """
-    folder = models.require()
+    store = models.open()
     record = last_evaluation(context.instance)
     if record.objection is not None:
         raise TrainingError(f"{record.candidate_id} is not promoted. {record.objection}")
     if checkpoint.model_id(record.candidate) != record.candidate_id:
         raise TrainingError(f"{record.candidate} is no longer the model that was evaluated: evaluate again")
     # The candidate itself is there where a run died just after it had promoted it.
-    now = str(promoted_folder(folder) or BUNDLED)
+    now = store.promoted()
     if digest(now) != digest(record.candidate) and checkpoint.model_id(now) != record.incumbent_id:
         raise TrainingError(f"{record.incumbent_id}, which was compared with, is replaced: evaluate again")
-    published = publish(Path(record.candidate), folder, dataclasses.asdict(record))
-    promote(published)
+    published = store.publish(Path(record.candidate), dataclasses.asdict(record))
+    store.promote(published)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(record.candidate_id),
         metadata={
-            "model": dg.MetadataValue.path(str(published)),
+            "model": dg.MetadataValue.path(f"{store.uri}/{published}"),
             "before": record.incumbent,
             **comparison_metadata(record),
         },

@@ -28,7 +28,7 @@ from cpllm_model.errors import ConfigurationError, CPLLMError
 
 log = logging.getLogger(__name__)
 
-#: Deaths in a row while starting, and losses without one answer in between, after which starting again is in vain.
+#: Deaths in a row while starting, and losses without one answer in between, after which no new start is tried.
 START_ATTEMPTS = 3
 LOSSES_IN_A_ROW = 30
 #: Ray's wait acts on no signal but Ctrl-C before its timeout: a cancelled run is noticed this late.

@@ -23,14 +23,14 @@ REFUSALS_WITHOUT_AN_ANSWER = 5
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """A video or a pair on its way: which attempt this is, and how many were in vain with it alone."""
+    """A video or a pair to be answered: its attempt number, and how many attempts failed with it alone."""
 
     name: str
     attempt: int = 1
     strikes: int = 0
 
     def fails(self, most_strikes: int, alone: bool) -> bool:
-        """Count an attempt in vain; whether it was the last.
+        """Count a failed attempt; tell whether it was the last.
 
         A batch that fails tells nothing of any one of it, so only what fails alone gets a strike.
         """

@@ -32,6 +32,7 @@ from cpllm_model.network import checkpoint
 if TYPE_CHECKING:
     from cpllm_dagster.batch.actor_pool import ActorPool, Outcome
     from cpllm_dagster.catalog.objects import VideoStore
+    from cpllm_dagster.models.store import RemoteModel
     from cpllm_model.decoding.samples import DecodeLimits
     from cpllm_model.predictor import Comparison, Description, Rating, VisualTokens
 
@@ -90,7 +91,7 @@ def score_videos(
     items: Sequence[VideoItem],
     *,
     store: VideoStore,
-    model: str,
+    model: str | RemoteModel,
     settings: BatchSettings,
     limits: DecodeLimits,
 ) -> Generator[VideoResult]:
@@ -99,7 +100,7 @@ def score_videos(
     Args:
         items: the videos, each once.
         store: where they lie.
-        model: a checkpoint's name or folder, as the machines of the cluster see it.
+        model: a checkpoint's name or folder, as the machines of the cluster see it, or one of a bucket.
         settings: how the work is spread.
         limits: what one video may cost.
 
@@ -113,8 +114,10 @@ def score_videos(
     """
     if not items:
         return
-    sampling = checkpoint.sampling_settings(model)
     from cpllm_dagster.batch.actor_pool import wait_for
+    from cpllm_dagster.models.store import local_model
+
+    sampling = checkpoint.sampling_settings(local_model(model))
 
     placement = place(settings, cluster_nodes())
     models = _model_workers(model, placement, len(items) / VIDEOS_A_MODEL_WORKER)
@@ -140,7 +143,7 @@ def compare_pairs(
     pairs: Sequence[tuple[str, str]],
     tokens: Mapping[str, VisualTokens],
     *,
-    model: str,
+    model: str | RemoteModel,
     settings: BatchSettings,
 ) -> Generator[tuple[str, str, Comparison]]:
     """Compare pairs in one go, as a PairComparer does; without pairs nothing is started."""
@@ -153,11 +156,11 @@ class PairComparer:
     """Model workers that stay for several rounds of comparisons; a context manager.
 
     Args:
-        model: a checkpoint's name or folder, as the machines of the cluster see it.
+        model: a checkpoint's name or folder, as the machines of the cluster see it, or one of a bucket.
         settings: how the work is spread.
     """
 
-    def __init__(self, model: str, settings: BatchSettings) -> None:
+    def __init__(self, model: str | RemoteModel, settings: BatchSettings) -> None:
         checkpoint.resolve(model)
         self._model, self._settings = model, settings
         self._pool: ActorPool | None = None
@@ -346,7 +349,7 @@ def _decode_workers(arguments: tuple[Any, ...], placement: Placement, work: int)
     )
 
 
-def _model_workers(model: str, placement: Placement, most_workers: float) -> ActorPool:
+def _model_workers(model: str | RemoteModel, placement: Placement, most_workers: float) -> ActorPool:
     from cpllm_dagster.batch.actor_pool import ActorPool
 
     settings = placement.settings

@@ -20,6 +20,7 @@ from cpllm_model.decoding.sampling import SamplingSettings
 from cpllm_model.errors import ConfigurationError, VideoError
 
 if TYPE_CHECKING:
+    from cpllm_dagster.models.store import RemoteModel
     from cpllm_model.predictor import Comparison, Description, Rating, VisualTokens
 
 
@@ -83,13 +84,15 @@ class ModelWorker:
     """Holds the model.
 
     Args:
-        model: a checkpoint's name or folder.
+        model: a checkpoint's name or folder, or one of a bucket.
         threads: of torch; stated, so that an answer's bits do not depend on the machine's load.
         device: torch device.
         precision: of weights and activations.
     """
 
-    def __init__(self, model: str, threads: int, device: str, precision: Precision = Precision.float32) -> None:
+    def __init__(
+        self, model: str | RemoteModel, threads: int, device: str, precision: Precision = Precision.float32
+    ) -> None:
         self._model, self._threads, self._device = model, threads, device
         self._precision = precision
 
@@ -102,6 +105,7 @@ class ModelWorker:
         """
         import torch
 
+        from cpllm_dagster.models.store import local_model
         from cpllm_model.predictor import QualityPredictor
 
         if self._device == "cuda" and not torch.cuda.is_available():
@@ -110,7 +114,7 @@ class ModelWorker:
                 "install torch for this GPU there, or set CPLLM_MODEL_GPUS=0"
             )
         torch.set_num_threads(self._threads)
-        self._predictor = QualityPredictor.from_pretrained(self._model, self._device, self._precision)
+        self._predictor = QualityPredictor.from_pretrained(local_model(self._model), self._device, self._precision)
 
     def score(self, *samples: VideoSamples) -> list[VideoAnswer]:
         """Rate and describe videos, in order."""

@@ -79,7 +79,7 @@ class Folder:
         """List a library; one that is not there is empty.
 
         Raises:
-            SourceReadError: a folder cannot be read; not so where only the permission lacks.
+            SourceReadError: a folder cannot be read, for another reason than missing permission.
         """
         if library == self.loose:
             for entry in self._scan(self.root):
@@ -105,12 +105,12 @@ class Folder:
         """Open a listed video."""
         path = _as_path(uri.removeprefix("file://"))
         if not uri.startswith("file://") or not self._holds(path):
-            raise ConfigurationError(f"{uri!r} does not lie under {str(self.root)!r}")
+            raise ConfigurationError(f"{uri!r} is not inside {str(self.root)!r}")
         try:
             # A pipe put in a file's place would wait for its writer.
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         except FileNotFoundError:
-            raise ObjectMissingError(uri, "the file was listed and is gone") from None
+            raise ObjectMissingError(uri, "the file is gone since it was listed") from None
         except PermissionError:
             raise AccessDeniedError(uri, "the file may be listed and not read") from None
         except OSError as error:

@@ -62,7 +62,7 @@ def library_name(partition_key: str) -> str:
 def no_library(name: str, there: Collection[str]) -> ConfigurationError:
     """Give the error for a library that is not there: a sentence that names those that are."""
     if not there:
-        return ConfigurationError(f"there is no library {name!r}, and no other one")
+        return ConfigurationError(f"there is no library {name!r}; there are no libraries at all")
     near = difflib.get_close_matches(name, there, 1)
     shown = ", ".join(map(repr, sorted(there)[:NAMES_SHOWN]))
     more = f" and {len(there) - NAMES_SHOWN} more" if len(there) > NAMES_SHOWN else ""
@@ -106,9 +106,9 @@ class VideoStore:
         if not self.uri or (separator and scheme != "file" and not (scheme == "s3" and is_bucket(bucket))):
             raise ConfigurationError(f"{without_secrets(self.uri)!r} is neither s3://bucket/prefix nor a folder")
         if self.access not in ACCESS:
-            raise ConfigurationError(f"{self.access!r} is no way to read S3: one of {', '.join(ACCESS)}")
+            raise ConfigurationError(f"there is no S3 access {self.access!r}; give one of {', '.join(ACCESS)}")
         if self.endpoint_url is not None and not is_endpoint(self.endpoint_url):
-            raise ConfigurationError("the S3 endpoint is no http(s) address, or one that holds a password")
+            raise ConfigurationError("the S3 endpoint is not an http(s) address, or it contains a password")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VideoStore, (self.uri, self.endpoint_url, self.exclude, self.access)
@@ -243,7 +243,7 @@ class _S3Prefix:
     def open(self, uri: str, etag: str, size_bytes: int, whole: bool) -> Iterator[BinaryIO]:
         start = f"s3://{self.bucket}/"
         if not uri.startswith(start + self.prefix):
-            raise ConfigurationError(f"{uri!r} does not lie under {self.address!r}")
+            raise ConfigurationError(f"{uri!r} is not inside {self.address!r}")
         source = S3Object(self.client, self.bucket, uri.removeprefix(start), etag, size_bytes)
         if size_bytes > DOWNLOAD_BYTES or not whole:
             yield cast(BinaryIO, RangedFile(source))

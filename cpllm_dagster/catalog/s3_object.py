@@ -153,7 +153,7 @@ class S3Object:
 
     def _refusal(self, code: str) -> Exception:
         if code in ("NoSuchKey", "404"):
-            return ObjectMissingError(self.uri, "the object was listed and is gone")
+            return ObjectMissingError(self.uri, "the object is gone since it was listed")
         if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
             return ObjectChangedError(self.uri, "the object changed since it was listed")
         if code in DENIAL_CODES:

@@ -209,4 +209,4 @@ class _Announcement:
 
 
 def _taken(holder: str) -> LakeError:
-    return LakeError(f"the library is being worked on by {holder!r}: start again when that has ended")
+    return LakeError(f"another run is working on this library ({holder!r}): start again when it has ended")

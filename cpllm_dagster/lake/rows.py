@@ -170,7 +170,7 @@ def _distinct_numbers(table_name: str, table: pa.Table) -> np.ndarray:
     _, first, count = np.unique(key_N, return_index=True, return_counts=True)
     if (count > 1).any():
         example = list(named.slice(int(first[count > 1][0]), 1).to_pylist()[0].values())
-        raise LakeError(f"{table_name}: {(count > 1).sum()} keys are there twice or more, the first {example}")
+        raise LakeError(f"{table_name}: {(count > 1).sum()} keys are duplicated, the first is {example}")
     return number_N
 
 

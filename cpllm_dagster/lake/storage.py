@@ -106,12 +106,12 @@ class BucketStorage:
             return s3_client(self._endpoint_url, read_timeout_s=_READ_TIMEOUT_S)
 
     def list(self, prefix: str) -> list[str]:
-        """Return the names that begin with the folder `prefix`, sorted."""
+        """Return the names that begin with the folder `prefix`, or all where it is empty; sorted."""
         pages = self.client.get_paginator("list_objects_v2")
         with translated(self.address):
             keys = [
                 item["Key"].removeprefix(self.prefix)
-                for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}/")
+                for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}{'/' if prefix else ''}")
                 for item in page.get("Contents", ())
             ]
         return sorted(keys)
@@ -165,7 +165,7 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
         LakeError: the address has another scheme or no valid bucket name, or the endpoint is none.
     """
     if endpoint_url is not None and not is_endpoint(endpoint_url):
-        raise LakeError("the lake's S3 endpoint is no http(s) address, or one that holds a password")
+        raise LakeError("the lake's S3 endpoint is not an http(s) address, or it contains a password")
     if not uri.strip():
         raise LakeError("the lake's address is empty; give s3://bucket/prefix or a folder")
     scheme, separator, rest = uri.partition("://")

@@ -404,7 +404,7 @@ class Lake:
     def retire(self, library: str) -> list[str]:
         """Remove a library's tables, parts and report, and return the names of its tables.
 
-        The tables that others are made from go last, so that one that is interrupted can be taken up again.
+        The tables that others are made from go last, so that an interrupted removal can be resumed.
         """
         self._require_claim(library)
         files = {name: self._storage.list(_folder(name, library)) for name in reversed(SCHEMAS)}
@@ -517,7 +517,7 @@ def _renamed(table_name: str, table: pa.Table) -> pa.Table:
 def _in_present_columns(table_name: str, snapshot: Snapshot) -> Snapshot:
     """Give a file of an earlier version with the present columns, so that SQL reads files of all versions at once.
 
-    Columns that it lacks are null. Large tables have never changed and are left as they are.
+    Missing columns are null. Large tables have never changed and are left as they are.
     """
     wanted = names_as_text(SCHEMAS[table_name])
     try:

@@ -100,7 +100,7 @@ class PromotionRecord:
                 }
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is no record of a comparison of models: {error}") from error
+            raise CheckpointError(f"{path} is not a record of a model comparison: {error}") from error
 
 
 def promoted_folder(models: Path) -> Path | None:
@@ -113,30 +113,8 @@ def promoted_folder(models: Path) -> Path | None:
     if not link.is_symlink() and not link.exists():
         return None
     if not link.is_dir():
-        raise CheckpointError(f"{link} leads to no folder: let it point to one of the models beside it")
+        raise CheckpointError(f"{link} does not lead to a folder: let it point to one of the models beside it")
     return link.resolve()
-
-
-def find_model(reference: str, models: Path | None) -> str:
-    """Give the name or the folder of a model as it is now; a link is followed, so that it cannot turn later on.
-
-    Args:
-        reference: PROMOTED, or what `checkpoint.resolve` takes.
-        models: the folder of promoted models.
-
-    Raises:
-        ConfigurationError: the promoted one is asked for, and there is no folder of them.
-        CheckpointError: nothing has been promoted yet.
-    """
-    if reference != PROMOTED:
-        path = Path(reference)
-        return str(path.resolve()) if path.is_symlink() else reference
-    if models is None:
-        raise ConfigurationError("the model is 'promoted', but no folder of promoted models is set (CPLLM_MODELS_DIR)")
-    folder = promoted_folder(models)
-    if folder is None:
-        raise CheckpointError(f"no model has been promoted in {models} yet: run train_and_promote, or name a model")
-    return str(folder)
 
 
 def publish(candidate: Path, models: Path, record: Mapping[str, Any]) -> Path:
@@ -179,7 +157,7 @@ def promote(published: Path) -> None:
     """
     link = published.parent / PROMOTED
     if link.exists() and not link.is_symlink():
-        raise ConfigurationError(f"{link} is no link: move it away, so that a promoted model can be linked there")
+        raise ConfigurationError(f"{link} is not a link: move it away, so that a promoted model can be linked there")
     unfinished = link.with_name(f".{PROMOTED}.unfinished")
     unfinished.unlink(missing_ok=True)
     unfinished.symlink_to(published.name)

@@ -54,7 +54,7 @@ def library_page(lake: Lake, library: str, take: TakePictures) -> Page:
     Args:
         lake: where its tables are.
         library: its true name; it has been scored.
-        take: asked for the pictures that the table `key_frames` lacks.
+        take: asked for pictures that are missing in the table `key_frames`.
 
     Raises:
         ConfigurationError: the charting library is not installed, or what `take` raises.

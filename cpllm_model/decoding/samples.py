@@ -55,6 +55,10 @@ def has_video_name(name: str) -> bool:
     return bool(dot) and ending.rstrip().lower() in _VIDEO_ENDINGS
 
 
+#: What `picture_codec` may say.
+PICTURE_CODECS = ("jpeg", "png", "webp", "bmp")
+
+
 def picture_codec(head: bytes) -> str | None:
     """Tell by the first bytes of a file which kind of still picture it is.
 
@@ -62,7 +66,7 @@ def picture_codec(head: bytes) -> str | None:
         head: 18 bytes or more, all of a shorter file.
 
     Returns:
-        "jpeg", "png", "webp" or "bmp"; None if it is none of them.
+        one of PICTURE_CODECS; None if it is none of them.
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
@@ -105,6 +109,11 @@ class VideoInfo:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and positive, got {value!r}")
+
+    @property
+    def is_still(self) -> bool:
+        """Whether it is a still picture; a video of one frame is too short to be decoded."""
+        return self.codec in PICTURE_CODECS and self.frame_count == 1
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
 
     Raises:
         ConfigurationError: the size is unknown.
-        CheckpointError: a part cannot be had, is not of the right kind, or lacks weights; names them.
+        CheckpointError: a part cannot be downloaded, is of the wrong kind, or misses weights; names them.
     """
     if size not in HUB_PARTS:
         raise ConfigurationError(f"size {size!r} is not one of {', '.join(HUB_PARTS)}")
@@ -50,7 +50,7 @@ def assemble(out: Path, size: str = "base", context: str | None = None, pixel: s
     decoder = _weights(AutoModelForCausalLM, names[2], _load(AutoConfig, names[2]))
     tokenizer = _load(AutoTokenizer, names[2])
     if not hasattr(pixel_encoder.config, "num_frames"):
-        raise CheckpointError(f"{names[1]!r} is no video encoder: its configuration has no num_frames")
+        raise CheckpointError(f"{names[1]!r} is not a video encoder: its configuration has no num_frames")
     image_px = pixel_encoder.config.image_size
     sampling = hub_sampling(
         context_size_px=_frame_px(context_encoder.config),
@@ -108,7 +108,7 @@ def _load(auto: Any, name: str, **options: Any) -> Any:
 
 
 def _weights(auto: Any, name: str, config: PreTrainedConfig) -> Any:
-    """Load a part; transformers would draw at random what its files lack, and only warn."""
+    """Load a part; transformers would draw missing weights at random, and only warn."""
     options = {"use_safetensors": True, "config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, loading = _load(auto, name, **options)
     for what in ("missing_keys", "mismatched_keys"):

@@ -86,7 +86,7 @@ def sampling_settings(name_or_path: str) -> SamplingSettings:
 def _config(folder: Path) -> dict:
     config = _json(folder / "config.json")
     if config.get("model_type") != "cpllm" or "sampling" not in config:
-        raise CheckpointError(f"{folder / 'config.json'} is no CP-LLM configuration")
+        raise CheckpointError(f"{folder / 'config.json'} is not a CP-LLM configuration")
     return config
 
 
@@ -112,7 +112,7 @@ def _vouch(folder: Path) -> None:
     for path in sorted(folder.glob("*.index.json")):
         shards = _json(path).get("weight_map")
         if not isinstance(shards, dict) or not own.issuperset(map(str, shards.values())):
-            raise CheckpointError(f"{path} names weights that are no *.safetensors of the folder")
+            raise CheckpointError(f"{path} names weights that are not *.safetensors files of the folder")
 
 
 def _refuse_code(folder: Path) -> None:
@@ -177,4 +177,4 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt"]))
     except Exception as error:  # the hub client raises its own, requests' and the operating system's errors
-        raise CheckpointError(f"{hub_id!r} cannot be had from the hub: {type(error).__name__}") from error
+        raise CheckpointError(f"{hub_id!r} cannot be downloaded from the hub: {type(error).__name__}") from error

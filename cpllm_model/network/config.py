@@ -102,6 +102,7 @@ class CPLLMConfig(PreTrainedConfig):
             training; 0.5 for those that are not there.
         std_calibration: (a, b) that turn the standard deviation s of the level's distribution into the score's
             uncertainty, the root of (a s)^2 + b^2; fitted on held-out contents after training.
+        score_map: the fields of ScoreMap, of a model that `cpllm calibrate` brought to the scale of one's own raters.
         versions: of what decides a score beside the weights; see VERSIONS.
         size: name of the size, for people; "custom" if assembled from other parts.
     """
@@ -122,6 +123,7 @@ class CPLLMConfig(PreTrainedConfig):
     max_description_tokens: int = 96
     naming_thresholds: dict[str, float] | None = None
     std_calibration: list[float] | tuple[float, ...] = (1.0, 0.0)
+    score_map: dict | None = None
     versions: dict[str, int] | None = None
     size: str = "custom"
     tie_word_embeddings: bool = False

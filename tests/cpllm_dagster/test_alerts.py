@@ -148,7 +148,7 @@ def test_a_password_is_not_sent_in_the_clear(mail: MailServer) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"webhook": "ftp://host/SECRET"}, "no http"),
+        ({"webhook": "ftp://host/SECRET"}, "not an http"),
         ({"mail_to": ("a@b\nBcc: c@d",)}, "no mail address"),
         ({"smtp": "http://SECRET"}, "mail server"),
         ({"smtp": "smtp://host:notaport"}, "mail server"),

@@ -246,7 +246,7 @@ def test_a_lake_without_tables_is_a_sentence(command: list[str], tmp_path: Path)
     for name in ("empty", "none"):
         found = cpllm(*command, "--lake", str(tmp_path / name))
         assert (found.exit_code, found.stdout) == (2, "")
-        assert "no tables lie under" in found.stderr and str(tmp_path / name) in "".join(found.stderr.split("\n"))
+        assert "there are no tables under" in found.stderr and str(tmp_path / name) in "".join(found.stderr.split("\n"))
 
 
 def test_a_page_is_written_to_a_file_with_and_without_the_videos(lake: str, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_page_is_written_to_a_file_with_and_without_the_videos(lake: str, tmp_
     assert found.exit_code == 2 and "cannot be written" in found.stderr
     Lake(lake).write("catalog", "other", [], run_id="r", model_id="m")
     found = cpllm("report", "--lake", lake, "--html", str(file))
-    assert found.exit_code == 2 and "a page is of one library" in found.stderr
+    assert found.exit_code == 2 and "a page shows one library" in found.stderr
 
 
 def test_a_report_on_a_library_that_is_not_there_names_those_that_are(lake: str) -> None:

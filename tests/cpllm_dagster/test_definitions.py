@@ -24,7 +24,7 @@ from cpllm_model.errors import ConfigurationError, CPLLMError
 
 CHECKOUT = Path(__file__).parents[2]
 VARIABLES = (
-    "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_DIR", "CPLLM_S3_ENDPOINT_URL",
+    "CPLLM_CATALOG_URI", "CPLLM_LAKE_URI", "CPLLM_MODEL", "CPLLM_MODELS_URI", "CPLLM_S3_ENDPOINT_URL",
     "CPLLM_RAY_ADDRESS", "CPLLM_EXCLUDE", "CPLLM_LARGEST_LOSS", "CPLLM_CATALOG_ACCESS",
     "CPLLM_HISTORY_DAYS", "CPLLM_SCHEDULE", "CPLLM_TIMEZONE", "CPLLM_STALE_HOURS", "CPLLM_OWNERS",
     "CPLLM_DECODE_WORKERS", "CPLLM_MODEL_WORKERS", "CPLLM_MODEL_GPUS", "CPLLM_BATCH_SIZE", "CPLLM_PRECISION",
@@ -85,7 +85,7 @@ print(json.dumps({
         ("CPLLM_LAKE_URI", None, "CPLLM_LAKE_URI is not set"),
         ("CPLLM_LAKE_URI", "ftp://host/lake", "ftp"),
         ("CPLLM_MODEL", "no-such-model", "no-such-model"),
-        ("CPLLM_MODEL", "promoted", "CPLLM_MODELS_DIR is not set"),
+        ("CPLLM_MODEL", "promoted", "CPLLM_MODELS_URI is not set"),
         ("CPLLM_S3_ENDPOINT_URL", "localhost:9000", "CPLLM_S3_ENDPOINT_URL is 'localhost:9000'"),
         ("CPLLM_CATALOG_ACCESS", "public", "CPLLM_CATALOG_ACCESS is 'public'; give one of signed, unsigned"),
         ("CPLLM_LARGEST_LOSS", "some", "CPLLM_LARGEST_LOSS is 'some'"),
@@ -97,7 +97,7 @@ print(json.dumps({
         ("CPLLM_TIMEZONE", "Mars/Phobos", "'Mars/Phobos' is none"),
         ("CPLLM_OWNERS", "team:video, bob", "CPLLM_OWNERS names 'bob'"),
         ("CPLLM_ALERT_WEBHOOK", "file:///etc/passwd", "the webhook for alerts is no"),
-        ("CPLLM_ALERT_MAIL", "a@b.de; c@d.de", "is no mail address"),
+        ("CPLLM_ALERT_MAIL", "a@b.de; c@d.de", "is not a mail address"),
         ("CPLLM_SMTP_URL", "mail.example.com:25", "the mail server is not given as smtp://"),
         ("CPLLM_DECODE_WORKERS", "0", "CPLLM_DECODE_WORKERS is '0'; give a whole number from 1 on"),
         ("CPLLM_MODEL_WORKERS", "many", "CPLLM_MODEL_WORKERS is 'many'"),
@@ -164,7 +164,7 @@ def test_assets_say_whose_they_are_where_they_lie_and_what_they_come_from(
     environment.setenv("CPLLM_OWNERS", "team:video, owner@example.com")
     environment.setenv("CPLLM_STALE_HOURS", "30")
     environment.setenv("CPLLM_MODEL", model)
-    environment.setenv("CPLLM_MODELS_DIR", str(tmp_path / "models"))
+    environment.setenv("CPLLM_MODELS_URI", str(tmp_path / "models"))
     graph = build_definitions(read_settings()).get_repository_def().asset_graph
     scores, catalog = (graph.get(dg.AssetKey(name)) for name in ("quality_scores", "video_catalog"))
     assert list(scores.owners) == ["team:video", "owner@example.com"] and scores.tags["domain"] == "video-quality"
@@ -232,7 +232,7 @@ def test_a_hostile_endpoint_is_refused_without_its_password(environment: pytest.
 
 def test_the_promoted_model_may_be_named_before_there_is_one(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment.setenv("CPLLM_MODEL", "promoted")
-    environment.setenv("CPLLM_MODELS_DIR", str(tmp_path / "models"))
+    environment.setenv("CPLLM_MODELS_URI", str(tmp_path / "models"))
     assert build_definitions(read_settings()).get_repository_def().has_job("train_and_promote")
 
 

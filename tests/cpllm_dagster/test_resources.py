@@ -97,7 +97,7 @@ def test_only_long_folders_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp_pat
     link = Path(f"/tmp/cpllm-ray-{somebody_elses()}")
     link.symlink_to(tmp_path)
     try:
-        with pytest.raises(ConfigurationError, match="is no folder of this user's"):
+        with pytest.raises(ConfigurationError, match="does not belong to this user"):
             ray_folder()
     finally:
         link.unlink()

@@ -148,7 +148,7 @@ class Training:
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Training]:
     """A platform on which nothing was trained and nothing promoted."""
-    monkeypatch.setenv("CPLLM_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CPLLM_MODELS_URI", str(tmp_path / "models"))
     monkeypatch.delenv("CPLLM_MODEL", raising=False)
     with dg.DagsterInstance.ephemeral() as instance:
         yield Training(tmp_path, tmp_path / "models", instance)
@@ -275,8 +275,8 @@ def test_training_asks_first_for_what_it_needs_at_last(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find_spec(name))
     with pytest.raises(ConfigurationError, match=r"training needs peft: pip install 'cpllm\[train\]'"):
         training.run("training_run", training_run=run)
-    monkeypatch.delenv("CPLLM_MODELS_DIR")
-    with pytest.raises(ConfigurationError, match="CPLLM_MODELS_DIR is not set"):
+    monkeypatch.delenv("CPLLM_MODELS_URI")
+    with pytest.raises(ConfigurationError, match="CPLLM_MODELS_URI is not set"):
         training.run("training_run", training_run=run)
     with pytest.raises(ConfigurationError, match="/no/such/photos"):
         training.run("distortion_corpus", distortion_corpus={"sources": ["/no/such/photos"], "out": str(tmp_path)})
@@ -322,7 +322,7 @@ def test_a_run_keeps_to_the_model_that_was_promoted_when_it_began(tmp_path: Path
     def late(model: QualityModel) -> None:
         names.append(model.name)
 
-    model = QualityModel(reference="promoted", models_dir=str(tmp_path))
+    model = QualityModel(reference="promoted", models_uri=str(tmp_path))
     for _ in range(2):
         with dg.DagsterInstance.ephemeral() as instance:
             job = dg.Definitions(

@@ -226,7 +226,7 @@ def test_rank_and_compare_count_frozen_time_as_scores_do(tmp_path):
             "give its folder here: --model $CPLLM_MODELS_DIR/promoted",
         ),
         (["score"], "Missing argument"),
-        (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "ends in none of"),
+        (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "must end in .csv"),
         (["init", "--out", "{folder}/model", "--size", "huge"], "'huge' is not one of"),
     ],
 )

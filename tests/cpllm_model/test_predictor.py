@@ -190,7 +190,7 @@ def test_many_paths_give_many_assessments_and_one_bad_path_raises(predictor, lad
 
 @pytest.mark.parametrize("method", ["score", "describe"])
 def test_one_path_is_not_taken_for_a_list_of_letters(predictor, method):
-    with pytest.raises(TypeError, match=r"a list of paths is wanted, not one path: \['a\.mp4'\]"):
+    with pytest.raises(TypeError, match=r"give a list of paths, not one path: \['a\.mp4'\]"):
         getattr(predictor, method)("a.mp4")
 
 
@@ -218,7 +218,7 @@ def test_half_precision_moves_a_score_by_little(predictor, samples):
 
 
 def test_a_precision_that_is_none_is_refused():
-    with pytest.raises(ConfigurationError, match="precision 'int4' is none of float32, bfloat16"):
+    with pytest.raises(ConfigurationError, match="there is no precision 'int4'; give one of float32, bfloat16"):
         QualityPredictor.from_pretrained("tiny", precision="int4")
 
 

@@ -345,7 +345,9 @@ def test_two_runs_of_a_library_at_once(night: Nightly, quiet: Rows, place: str) 
     errors = [process.communicate(timeout=RUN_S)[1] for process in processes]
     assert sorted(process.returncode for process in processes) == [0, 1], errors
     refused = errors[[process.returncode for process in processes].index(1)]
-    assert re.search(r"films: failed: the library is being worked on by 'run [-0-9a-f]+, process \d+ on ", refused)
+    assert re.search(
+        r"films: failed: another run is working on this library \('run [-0-9a-f]+, process \d+ on ", refused
+    )
     assert night.tables() == quiet
     assert len({row["run_id"] for row in night.score_rows().values()}) == 1
 

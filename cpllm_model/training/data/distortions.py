@@ -166,7 +166,7 @@ class Recipe:
     """One way to degrade a clip: steps in the order of the delivery path.
 
     Args:
-        steps: at most one that is no encode a family.
+        steps: at most one per family, encodes not counted.
         ladder: name of the rate ladder it is a rung of.
         rung: its place there, 0 the best.
     """

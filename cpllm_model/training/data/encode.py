@@ -120,7 +120,7 @@ def read_planes(
     raw = _run(source.output("pipe:", format="rawvideo", pix_fmt="yuv420p", fps_mode="passthrough", **limit), frames)
     frame_bytes = width_px * height_px * 3 // 2
     if not raw or len(raw) % frame_bytes:
-        raise EncodeError(f"{len(raw)} bytes are no whole number of {width_px}x{height_px} frames")
+        raise EncodeError(f"{len(raw)} bytes are not a whole number of {width_px}x{height_px} frames")
     return np.frombuffer(raw, np.uint8).reshape(-1, height_px * 3 // 2, width_px)
 
 

@@ -23,7 +23,7 @@ CONVERSATION_SUFFIXES = (".json", ".jsonl")
 #: Columns that name the video and hold its MOS, the first that a header has; in small letters and digits only.
 _NAME_COLUMNS = ("path", "filename", "file", "videoname", "imagename", "name", "vid", "flickrid")
 _MOS_COLUMNS = ("mos", "mosfull", "realignmentmos")
-_TEST_COLUMN = "istest"
+_TEST_COLUMN, _CONTENT_COLUMN = "istest", "content"
 _UNKNOWN = frozenset({"", "na", "n/a", "nan", "none", "null"})
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _ROLES = {"human": "question", "user": "question", "gpt": "answer", "assistant": "answer"}
@@ -61,7 +61,7 @@ def read_ratings(path: Path) -> list[Label]:
 
     Two forms are told apart by the first line: a header that names columns (separated by comma, semicolon or tab;
     with semicolons the decimal comma is understood), or none and `path, duration, fps, mos` in every line, where
-    the path may hold commas. Empty lines are nothing.
+    the path may hold commas. A column `content` names what a video is a version of. Empty lines are skipped.
 
     Raises:
         DataSetError: the file cannot be read, or a line of it understood.
@@ -94,13 +94,13 @@ def read_conversations(path: Path) -> list[Label]:
         return [_conversation(where, _parsed(where, line)) for where, line in lines if line.strip()]
     entries = _parsed(str(path), text)
     if not isinstance(entries, list):
-        raise DataSetError(f"{path} is no list of conversations")
+        raise DataSetError(f"{path} is not a list of conversations")
     return [_conversation(f"{path}, entry {number}", entry) for number, entry in enumerate(entries, 1)]
 
 
 def _tabled(path: Path, text: str, delimiter: str, columns: list[str], name: int, mos: int) -> list[Label]:
     """Read rows below a header."""
-    test = columns.index(_TEST_COLUMN) if _TEST_COLUMN in columns else None
+    test, content = (columns.index(column) if column in columns else None for column in (_TEST_COLUMN, _CONTENT_COLUMN))
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     labels, header_seen = [], False
     try:
@@ -111,11 +111,13 @@ def _tabled(path: Path, text: str, delimiter: str, columns: list[str], name: int
             if not header_seen:
                 header_seen = True
                 continue
-            if len(cells) <= max(name, mos, test or 0) or any(cells[len(columns) :]):
+            if len(cells) <= max(name, mos, test or 0, content or 0) or any(cells[len(columns) :]):
                 raise DataSetError(f"{where}: {len(cells)} cells below a header of {len(columns)}")
             score = cells[mos].replace(",", ".") if delimiter == ";" else cells[mos]
             in_test = None if test is None else _truth(cells[test], where)
-            labels.append(Label(where, relative_path(cells[name], where), number_of(score, where), in_test))
+            source = None if content is None else cells[content] or None
+            file = relative_path(cells[name], where)
+            labels.append(Label(where, file, number_of(score, where), in_test, content=source))
     except csv.Error as error:
         raise DataSetError(f"{path}, line {rows.line_num}: {error}") from error
     return labels
@@ -137,11 +139,11 @@ def _listed(path: Path, text: str) -> list[Label]:
 
 def _conversation(where: str, entry: Any) -> Label:
     if not isinstance(entry, dict) or not isinstance(turns := entry.get("conversations"), list):
-        raise DataSetError(f"{where}: no object with conversations")
+        raise DataSetError(f"{where}: the entry is not an object with conversations")
     file = entry.get("video") or entry.get("image")
     files = file if isinstance(file, list) else [file] if file else []
     if not all(isinstance(one, str) for one in files):
-        raise DataSetError(f"{where}: {file!r} is no path")
+        raise DataSetError(f"{where}: {file!r} is not a path")
     spoken: list[str] = []
     for turn in turns:
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
@@ -184,7 +186,7 @@ def relative_path(text: str, where: str) -> str:
     """
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:/", str(path)) or "\0" in text:
-        raise DataSetError(f"{where}: {text!r} is no relative path below the folder of the videos")
+        raise DataSetError(f"{where}: {text!r} is not a relative path inside the folder of the videos")
     return str(path)
 
 
@@ -201,7 +203,7 @@ def number_of(text: str, where: str) -> float | None:
     except ValueError:
         number = math.inf
     if not math.isfinite(number):
-        raise DataSetError(f"{where}: {text!r} is no number")
+        raise DataSetError(f"{where}: {text!r} is not a number")
     return number
 
 

@@ -135,7 +135,7 @@ def read_manifest(data: Path, splits: Sequence[str] = SPLITS) -> list[LabelledVi
         the videos in the manifest's order, their files as absolute paths.
 
     Raises:
-        DataSetError: there is no manifest, it is no manifest, or it has no video of these splits.
+        DataSetError: the manifest is missing or unreadable, or it has no video of these splits.
     """
     path = data / MANIFEST_NAME if data.is_dir() else data
     try:
@@ -144,7 +144,7 @@ def read_manifest(data: Path, splits: Sequence[str] = SPLITS) -> list[LabelledVi
         known = [column.name for column in SCHEMA if not column.nullable or column.name in table.column_names]
         rows = table.select(known).to_pylist()
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise DataSetError(f"{path} is no manifest of labelled videos: {error}") from error
+        raise DataSetError(f"{path} is not a manifest: {error}") from error
     videos = [
         LabelledVideo(
             **row

@@ -192,7 +192,7 @@ def _sheet(path: Path) -> Iterator[tuple[int, list[str]]]:
             rows = _part(book, sheets[0]).iter(f"{_SHEET}row")
             found = [(int(row.get("r", "0")), _cells(row, shared)) for row in rows]
     except Exception as error:  # whatever is in the file, it is no such workbook
-        raise DataSetError(f"{path} is no workbook with a sheet of labels: {error}") from error
+        raise DataSetError(f"{path} is not a workbook with a sheet of labels: {error}") from error
     yield from ((number, cells) for number, cells in found if any(cells))
 
 

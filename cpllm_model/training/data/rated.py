@@ -133,7 +133,9 @@ def find_dataset(name: str, scale: tuple[float, float] | None = None) -> Dataset
         DataSetError: it is not known and has no scale, or the scale is none.
     """
     if scale is None and name not in DATASETS:
-        raise DataSetError(f"{name!r} is none of {', '.join(DATASETS)}; another needs the scale of its MOS")
+        raise DataSetError(
+            f"{name!r} is not a known data set ({', '.join(DATASETS)}); for another, give the scale of its MOS"
+        )
     if scale is not None and not scale[0] < scale[1]:
         raise DataSetError(f"the worst MOS {scale[0]} is not below the best {scale[1]}")
     known = DATASETS.get(name, Dataset(name, id_parts=None))
@@ -260,7 +262,7 @@ def _check_splits(labels: Path, read: list[Label], dataset: Dataset, split: str 
     """Refuse what would put test videos among training videos, or the reverse."""
     said = {label.in_test for label in read}
     if split is not None and split not in SPLITS:
-        raise DataSetError(f"{split!r} is none of {', '.join(SPLITS)}")
+        raise DataSetError(f"there is no split {split!r}; give one of {', '.join(SPLITS)}")
     if split is not None and (dataset.split or dataset.has_test or said != {None}):
         raise DataSetError(f"{dataset.name} has splits of its own: its videos cannot all be put into {split}")
     if dataset.split and said >= {True, False}:
@@ -285,7 +287,7 @@ def _once(labels: list[Label], dataset: Dataset, found: Collected) -> dict[str, 
         if before is label:
             continue
         if (before.mos, before.in_test) != (label.mos, label.in_test):
-            raise DataSetError(f"{label.where}: {label.file} was labelled otherwise at {before.where}")
+            raise DataSetError(f"{label.where}: {label.file} has another label at {before.where}")
         if set(label.dialogue) <= set(before.dialogue):
             found.repeated.append(label.file)
         else:

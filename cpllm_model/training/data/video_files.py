@@ -33,7 +33,7 @@ class VideoFiles:
         self, folder: Path, content_of: Callable[[str], str], id_parts: int | None = 1, pictures: bool = False
     ) -> None:
         if not folder.is_dir():
-            raise DataSetError(f"{folder} is no folder of videos")
+            raise DataSetError(f"{folder} is not a folder")
         self._content_of, self._id_parts = content_of, id_parts
         self._by_path: dict[str, list[Path]] = defaultdict(list)
         self._by_tail: dict[str, list[Path]] = defaultdict(list)

@@ -28,6 +28,7 @@ from cpllm_model.training.evaluation.answers import (
     answer,
     write_tables,
 )
+from cpllm_model.training.evaluation.differences import Compared, differences, draw_differences
 from cpllm_model.training.evaluation.metrics import FITTED_RESAMPLES, figures_of
 from cpllm_model.training.evaluation.published import published_on
 from cpllm_model.training.evaluation.report import write_matrix, write_report
@@ -142,6 +143,7 @@ def evaluate_models(
 ) -> list[dict[str, Any]]:
     """Evaluate several models, each into a folder of its own below `out`, and write a page that sets them side by side.
 
+    The page has the paired difference of each other model to the first; `differences.json` has the same.
     Arguments, errors and each result are those of `evaluate`.
     """
     folders = [f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name)}" for number, model in enumerate(models, 1)]
@@ -149,7 +151,15 @@ def evaluate_models(
         evaluate(model, data, out / folder, split, report, bootstrap, stress, timed)
         for model, folder in zip(models, folders, strict=True)
     ]
-    write_matrix(results, folders, out)
+    compared = []
+    for result, folder in list(zip(results, folders, strict=True))[1:] if data else []:
+        found = differences(out / folders[0], out / folder, bootstrap)
+        names = [results[0]["model_id"], result["model_id"]]
+        picture = draw_differences(out / folders[0], out / folder, names, found, out / f"{folder}-difference.png")
+        compared.append(Compared(*names, found, picture))
+        for line in compared[-1].lines():
+            report(line)
+    write_matrix(results, folders, out, compared)
     return results
 
 

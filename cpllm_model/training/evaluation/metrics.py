@@ -1,7 +1,7 @@
 """How good a model's answers are: the figures of an evaluation, from labelled videos and what a model said of them.
 
 In: what a model said of a data set. Out: nested dicts of counts and `Estimate`s with intervals over contents. A figure
-whose labels a data set lacks is left out, never guessed. Rated videos, which have a MOS, and unrated ones, whose
+whose labels are missing is left out, never guessed. Rated videos, which have a MOS, and unrated ones, whose
 quality is known relative to their source alone, are never mixed. Knows nothing of files, plots or networks.
 
 Shape legend: N videos, L rate ladders, P pairs.

@@ -67,7 +67,7 @@ def draw_plots(answers: Sequence[Answer], figures: dict[str, Any], out: Path, pr
 
 def scores_plot(rated: Sequence[Answer], figures: dict[str, Any]) -> Figure:
     """Scatter of scores and labels with the fitted logistic."""
-    figure, (axes,) = _figure(1, width=4.7, height=4.4)
+    figure, (axes,) = new_figure(1, width=4.7, height=4.4)
     score_N, mos_N = scores(rated), labels(rated)
     order = np.argsort(score_N)
     axes.plot([SCORE_MIN, SCORE_MAX], [SCORE_MIN, SCORE_MAX], color=GREY, lw=1, ls="--", label="score = label")
@@ -85,7 +85,7 @@ def scores_plot(rated: Sequence[Answer], figures: dict[str, Any]) -> Figure:
 
 def levels_plot(confusion: list[list[int]]) -> Figure:
     """Confusion of levels, each row in percent."""
-    figure, (axes,) = _figure(1, width=4.4, height=4.0)
+    figure, (axes,) = new_figure(1, width=4.4, height=4.0)
     count_55 = np.array(confusion)
     percent_55 = 100 * count_55 / np.maximum(count_55.sum(1, keepdims=True), 1)
     axes.imshow(percent_55, cmap="Blues", vmin=0, vmax=100)
@@ -105,7 +105,7 @@ def ladders_plot(answers: Sequence[Answer], figures: dict[str, Any]) -> Figure:
     """Scores along ladders, and the share of rungs in order by label gap."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     ladders = rate_ladders(answers)
     frequent = [codec for codec, _ in Counter(codec_of(rungs[0].video) for rungs in ladders).most_common()]
     colours = dict(zip(frequent, CODEC_COLOURS, strict=False))
@@ -114,7 +114,7 @@ def ladders_plot(answers: Sequence[Answer], figures: dict[str, Any]) -> Figure:
         colour = colours.get(codec_of(rungs[0].video), GREY)
         left.plot([one.video.ladder_rung or 0 for one in rungs], scores(rungs), color=colour, lw=0.9, alpha=0.55)
     for codec in dict.fromkeys(codec for codec in frequent if codec in colours):
-        left.plot([], [], color=colours[codec], label=_plain(codec))
+        left.plot([], [], color=colours[codec], label=plain_text(codec))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="rung (0 is the highest rate)", ylabel="score", ylim=(SCORE_MIN - 0.1, SCORE_MAX + 0.1),
              title=f"{len(ladders)} ladders, {figures['monotone'].value:.0%} fully in order")  # fmt: skip
@@ -128,7 +128,7 @@ def ladders_plot(answers: Sequence[Answer], figures: dict[str, Any]) -> Figure:
 
 def comparisons_plot(figures: dict[str, Any]) -> Figure:
     """Accuracy of comparisons by label gap, and by stated confidence."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     for (name, words), colour in zip(
         (
             ("same_content", "one content"),
@@ -153,7 +153,7 @@ def comparisons_plot(figures: dict[str, Any]) -> Figure:
 
 def calibration_plot(figures: dict[str, Any]) -> Figure:
     """Coverage of intervals, and real error by stated uncertainty."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     from scipy.stats import norm
 
     multiples = [float(k) for k in figures["coverage"]]
@@ -176,7 +176,7 @@ def calibration_plot(figures: dict[str, Any]) -> Figure:
 def distortions_plot(figures: dict[str, Any]) -> Figure:
     """AUC, and precision, recall and F1, of each family."""
     families = figures["by_family"]
-    figure, (left, right) = _figure(2, height=0.36 * len(families) + 1.6)
+    figure, (left, right) = new_figure(2, height=0.36 * len(families) + 1.6)
     place = np.arange(len(families))
     _horizontal(left, place, [one["auc"] for one in families.values()], BLUE, None)
     left.axvline(0.5, color=GREY, lw=1, ls="--")
@@ -195,7 +195,8 @@ def distortions_plot(figures: dict[str, Any]) -> Figure:
     return figure
 
 
-def _figure(panels: int, width: float = 9.6, height: float = 4.0) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(panels: int, width: float = 9.6, height: float = 4.0) -> tuple[Figure, Sequence[Axes]]:
+    """Give a figure with panels side by side."""
     # pyplot would keep every figure alive and ask for a display.
     from matplotlib.figure import Figure
 
@@ -239,6 +240,6 @@ def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
     return np.nan_to_num(np.array(reach).T)
 
 
-def _plain(name: str) -> str:
+def plain_text(name: str) -> str:
     """Give a name as ASCII that matplotlib shows as it is."""
     return ascii(name)[1:-1].replace("$", r"\$")[:40]

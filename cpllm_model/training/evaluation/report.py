@@ -19,6 +19,7 @@ from typing import Any
 from cpllm_model.errors import VideoError
 from cpllm_model.metrics import Estimate
 from cpllm_model.training.evaluation.answers import CLOSE_SCORES, Answer, DataSetAnswers
+from cpllm_model.training.evaluation.differences import FEWEST_CONTENTS, Compared
 from cpllm_model.training.evaluation.plots import draw_plots
 
 WORST_SHOWN = 8
@@ -153,17 +154,47 @@ def write_report(result: dict[str, Any], found: Mapping[str, DataSetAnswers], ou
     return written
 
 
-def write_matrix(results: Sequence[dict[str, Any]], folders: Sequence[str], out: Path) -> None:
+def write_matrix(
+    results: Sequence[dict[str, Any]], folders: Sequence[str], out: Path, compared: Sequence[Compared] = ()
+) -> None:
     """Write `evaluations.json` and a page that sets models side by side, each linked to its own report.
+
+    With differences between models, `differences.json` has these.
 
     Args:
         results: as `write_report` gives them.
         folders: of the models' reports, relative to `out`.
         out: folder that exists.
+        compared: the first model with each other one.
     """
     (out / "evaluations.json").write_text(json.dumps(list(results), indent=1, allow_nan=False))
-    page = _page("Evaluation of several models", [_summary(results, folders)])
+    if compared:
+        found = [as_json({"first": one.first, "other": one.other, "data_sets": one.found}) for one in compared]
+        (out / "differences.json").write_text(json.dumps(found, indent=1, allow_nan=False))
+    page = _page("Evaluation of several models", [_summary(results, folders), *map(_difference, compared)])
     (out / "index.html").write_text(page, encoding="utf-8")
+
+
+def _difference(one: Compared) -> str:
+    """Give the differences of two models: a table and a picture."""
+    rows = [
+        [_text(dataset), words, f"{first:.3f}", f"{other:.3f}", _number(gap)]
+        for dataset, words, first, other, gap in one.rows()
+    ]
+    note = (
+        "The difference is paired: both models are asked about the same videos, and share every resample. "
+        f"Fewer than {FEWEST_CONTENTS} contents give no interval."
+    )
+    alt = "Scores of both models against the labels, and the differences with their intervals."
+    return (
+        f"<h2>{_text(one.other)} compared with {_text(one.first)}</h2><p class=note>{note}</p>"
+        + _table(["data set", "figure", "first", "other", "other less first"], rows)
+        + f"<figure>{_image(one.picture, alt)}<figcaption>{alt}</figcaption></figure>"
+    )
+
+
+def _image(path: Path, words: str) -> str:
+    return f'<img alt="{words}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
 
 
 def as_json(value: Any) -> Any:
@@ -216,11 +247,7 @@ def _data_set(name: str, figures: dict[str, Any], found: DataSetAnswers, plots: 
     for kind, one in figures.get("comparisons", {}).items():
         heading = f"Comparisons, {COMPARED[kind]} ({one['pairs']} pairs)"
         groups.append(f"<div><h3>{heading}</h3>{_figure_table(one, COMPARISONS)}</div>")
-    images = "".join(
-        f'<figure><img alt="{words}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-        f"<figcaption>{words}</figcaption></figure>"
-        for path, words in plots
-    )
+    images = "".join(f"<figure>{_image(path, words)}<figcaption>{words}</figcaption></figure>" for path, words in plots)
     return (
         f"<h2>{_text(name)}</h2><p>{counts}</p>{_failures(found)}"
         f'<div class="groups">{"".join(groups)}</div>{_row_tables(figures)}'

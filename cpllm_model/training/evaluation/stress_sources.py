@@ -121,7 +121,7 @@ def find_sources(
             clips.append(Source("clip", video.file))
     for folder in folders:
         if not folder.is_dir():
-            raise DataSetError(f"{folder} is no folder of sources")
+            raise DataSetError(f"{folder} is not a folder")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             kinds = {"photo": PICTURE_SUFFIXES, "clip": CLIP_SUFFIXES}
             for kind, there in (("photo", photos), ("clip", clips)):

@@ -192,7 +192,7 @@ class TrainConfig:
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+            raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         except ValidationError as error:
             wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
             raise ConfigurationError(f"{path}: {'; '.join(wrong)}") from error

@@ -7,7 +7,9 @@ on one another.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from cpllm_model.errors import TrainingError
 from cpllm_model.training.data.clips import ClipDataset, ContentBatches
 from cpllm_model.training.recipe.config import Stage
 from cpllm_model.training.recipe.objectives import Batch, Objective, part_of
+
+#: Seconds between two lines on how far a stage is.
+PROGRESS_S = 30.0
 
 
 class StageTrainer(Trainer):
@@ -86,10 +91,10 @@ class StageTrainer(Trainer):
         return loss
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse a checkpoint that lacks something that learns; frozen weights are in none."""
+        """Refuse a checkpoint without all trained weights; frozen weights are in no checkpoint."""
         objective: Any = self.model
-        lacking = set(load_result.missing_keys) & objective.state_dict().keys()
-        if wrong := sorted(lacking | set(load_result.unexpected_keys)):
+        missing = set(load_result.missing_keys) & objective.state_dict().keys()
+        if wrong := sorted(missing | set(load_result.unexpected_keys)):
             raise TrainingError(f"a checkpoint in {self.args.output_dir} does not fit: {', '.join(wrong[:3])}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -118,18 +123,60 @@ class JsonLog(TrainerCallback):
             _append(self.path, {"stage": self.stage, "step": state.global_step, **logs})
 
 
+class Progress(TrainerCallback):
+    """Say every PROGRESS_S, and at the end of a stage, how many steps are done, the mean loss and the time left.
+
+    Args:
+        report: takes a line.
+        stage: name of the stage.
+        clock: gives seconds.
+    """
+
+    def __init__(self, report: Callable[[str], None], stage: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.report, self.stage, self.clock = report, stage, clock
+        self.losses: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember when the steps of this process began."""
+        self.began_s = self.said_s = self.clock()
+        self.first_step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        """Report a line, if it is time."""
+        if not (state.is_world_process_zero and logs and "loss" in logs):
+            return
+        self.losses.append(float(logs["loss"]))
+        now_s = self.clock()
+        if now_s - self.said_s < PROGRESS_S and state.global_step < state.max_steps:
+            return
+        step_s = (now_s - self.began_s) / max(1, state.global_step - self.first_step)
+        left = timedelta(seconds=round(step_s * (state.max_steps - state.global_step)))
+        loss = sum(self.losses) / len(self.losses)
+        self.report(
+            f"stage {self.stage}: step {state.global_step} of {state.max_steps}, loss {loss:.4f}, "
+            f"{step_s:.2f} s a step, about {left} left"
+        )
+        self.said_s, self.losses = now_s, []
+
+
 class Validation(TrainerCallback):
     """Measure held-out contents on the way, for learning curves."""
 
-    def __init__(self, validate: Callable[[], dict[str, float]], stage: Stage, log: Path) -> None:
-        self.validate, self.stage, self.log = validate, stage, log
+    def __init__(
+        self, validate: Callable[[], dict[str, float]], stage: Stage, log: Path, report: Callable[[str], None]
+    ) -> None:
+        self.validate, self.stage, self.log, self.report = validate, stage, log, report
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the figures as a line of the log."""
+        """Write the figures as a line of the log, and report them."""
         every = self.stage.validate_every
         due = every and state.global_step % every == 0
         if state.is_world_process_zero and (due or state.global_step == state.max_steps):
-            _append(self.log, {"stage": self.stage.name, "step": state.global_step, "validation": self.validate()})
+            found = self.validate()
+            _append(self.log, {"stage": self.stage.name, "step": state.global_step, "validation": found})
+            if found:
+                words = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.items())
+                self.report(f"stage {self.stage.name}: step {state.global_step}, validation: {words}")
 
 
 class MovingAverage(TrainerCallback):

@@ -44,7 +44,7 @@ from cpllm_model.training.data.clips import (
 from cpllm_model.training.data.manifests import LabelledVideo, read_manifest, some_contents
 from cpllm_model.training.recipe.calibration import naming_thresholds, std_calibration
 from cpllm_model.training.recipe.config import Data, Stage, TrainConfig
-from cpllm_model.training.recipe.engine import JsonLog, MovingAverage, StageTrainer, Validation
+from cpllm_model.training.recipe.engine import JsonLog, MovingAverage, Progress, StageTrainer, Validation
 from cpllm_model.training.recipe.objectives import Collator, FrozenViews, Probe, TaskObjective
 from cpllm_model.training.recipe.validation import figures, predict
 
@@ -97,7 +97,7 @@ def train(config: TrainConfig, report: Report = print) -> Path:
         if _is_whole(folder / "model"):
             continue
         report(f"stage {stage.name}: {stage.steps} steps")
-        StageRun(config, stage, cache, model, processor, clips, held_out).run()
+        StageRun(config, stage, cache, model, processor, clips, held_out, report).run()
         if processes.is_main_process:
             _save(model, processor, folder / "model")
             for checkpoint in folder.glob("checkpoint-*"):
@@ -121,6 +121,7 @@ class StageRun:
         cache: what is kept of clips.
         model, processor: to train.
         clips, held_out: training and validation clips.
+        report: takes a line on what is done.
     """
 
     def __init__(
@@ -132,7 +133,9 @@ class StageRun:
         processor: CPLLMProcessor,
         clips: list[Clip],
         held_out: list[Clip],
+        report: Report,
     ) -> None:
+        self.report = report
         self.config, self.stage, self.cache = config, stage, cache
         self.model, self.processor, self.clips, self.held_out = model, processor, clips, held_out
         self.folder = config.out / "stages" / stage.name
@@ -178,7 +181,8 @@ class StageRun:
         trainer.remove_callback(PrinterCallback)
         log = self.config.out / "train_log.jsonl"
         trainer.add_callback(JsonLog(log, stage.name))
-        trainer.add_callback(Validation(self.validate, stage, log))
+        trainer.add_callback(Progress(self.report, stage.name))
+        trainer.add_callback(Validation(self.validate, stage, log, self.report))
         if stage.ema:
             trainer.add_callback(MovingAverage(self.objective, stage.ema))
         checkpoints = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
@@ -276,7 +280,7 @@ class StageRun:
             save_total_limit=2,
             logging_steps=1,
             report_to=["tensorboard"],
-            disable_tqdm=not sys.stderr.isatty(),
+            disable_tqdm=True,  # its bar writes every step's figures to standard output, which is for answers
             remove_unused_columns=False,
             seed=seed,
             data_seed=seed,
@@ -303,7 +307,9 @@ def _start(config: TrainConfig) -> Path:
     if config.model != "tiny":
         if not (Path(config.model) / "config.json").exists():
             raise ConfigurationError(f"model {config.model!r} is neither tiny nor a model folder")
-        _save(*load(Path(config.model)), start)
+        model, processor = load(Path(config.model))
+        model.config.score_map = None  # what these weights were calibrated to; they are about to change
+        _save(model, processor, start)
         return start
     tokenizer = _tokenizer(config)
     model_config: Any = _overridden(CPLLMConfig.tiny(vocab_size=len(tokenizer)), config.model_overrides)
@@ -342,7 +348,7 @@ def _overridden(config: CPLLMConfig, overrides: dict[str, Any]) -> CPLLMConfig:
     values = config.to_dict()
     for name, value in overrides.items():
         if name not in values:
-            raise ConfigurationError(f"model_overrides.{name} is no field of a model's configuration")
+            raise ConfigurationError(f"model_overrides.{name} is not a field of a model's configuration")
         replaced = isinstance(value, dict) and "model_type" not in value
         values[name] = values[name] | value if replaced else value
     return CPLLMConfig.from_dict(values)

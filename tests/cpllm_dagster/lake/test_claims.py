@@ -63,7 +63,7 @@ def test_the_second_is_refused_in_a_sentence_until_the_first_ends(lake: Lake) ->
         with another(lake).claim("c", "run 2"):
             pass
         with (
-            pytest.raises(LakeError, match=r"^the library is being worked on by 'run 1': start again"),
+            pytest.raises(LakeError, match=r"^another run is working on this library \('run 1'\): start again"),
             another(lake).claim("../a b", "run 2"),
         ):
             pass

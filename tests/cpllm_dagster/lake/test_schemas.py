@@ -240,7 +240,7 @@ def test_bad_rows_are_refused(table_name: str, change: dict[str, Any], message: 
 
 @pytest.mark.parametrize("table_name", SCHEMAS)
 def test_a_key_twice_is_refused(table_name: str) -> None:
-    with pytest.raises(LakeError, match=r"1 keys are there twice or more, the first .*'(a1|r)'"):
+    with pytest.raises(LakeError, match=r"1 keys are duplicated, the first is .*'(a1|r)'"):
         validate(table_name, [ROWS[table_name], ROWS[table_name]])
     assert set(KEYS[table_name]) <= set(SCHEMAS[table_name].names)
 

@@ -21,7 +21,6 @@ from cpllm_dagster.models.promotion import (
     PROMOTED,
     PromotionRecord,
     PromotionRule,
-    find_model,
     promote,
     promoted_folder,
     publish,
@@ -162,29 +161,16 @@ def test_what_may_run_code_is_not_published(models: Path, candidate: Path) -> No
     assert not list(models.iterdir())
 
 
-def test_a_model_is_found_as_it_is_now(models: Path, candidate: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model has been promoted in .*models yet"):
-        find_model(PROMOTED, models)
-    with pytest.raises(ConfigurationError, match="CPLLM_MODELS_DIR"):
-        find_model(PROMOTED, None)
-    first = publish(candidate, models, {})
-    promote(first)
-    assert find_model(PROMOTED, models) == find_model(str(models / PROMOTED), None) == str(first)
-    promote(publish(changed(candidate, tmp_path / "other"), models, {}))
-    assert find_model(PROMOTED, models) != str(first)
-    assert find_model("tiny", models) == "tiny" and find_model(str(candidate), None) == str(candidate)
-
-
 def test_a_link_that_leads_nowhere_or_is_none_is_said(models: Path, candidate: Path) -> None:
     published = publish(candidate, models, {})
     (models / PROMOTED).symlink_to("gone")
-    with pytest.raises(CheckpointError, match="promoted leads to no folder"):
-        find_model(PROMOTED, models)
+    with pytest.raises(CheckpointError, match="promoted does not lead to a folder"):
+        promoted_folder(models)
     promote(published)
     assert promoted_folder(models) == published
     (models / PROMOTED).unlink()
     (models / PROMOTED).mkdir()
-    with pytest.raises(ConfigurationError, match="is no link"):
+    with pytest.raises(ConfigurationError, match="is not a link"):
         promote(published)
 
 
@@ -212,5 +198,5 @@ def test_a_lost_or_damaged_record_is_said(tmp_path: Path) -> None:
     for content in (None, "{", "[]", '{"candidate": "a"}'):
         if content is not None:
             (tmp_path / "record.json").write_text(content)
-        with pytest.raises(CheckpointError, match="is no record"):
+        with pytest.raises(CheckpointError, match="is not a record"):
             PromotionRecord.read(tmp_path / "record.json")

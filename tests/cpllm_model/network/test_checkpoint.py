@@ -183,7 +183,7 @@ def test_a_model_that_lacks_weights_is_refused(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["pixel_projector.norm.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 weights lack, as pixel_projector\.norm\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 weights are missing, the first is pixel_projector\.norm\.weight"):
         QualityPredictor.from_pretrained(str(folder))
 
 

@@ -243,7 +243,7 @@ def test_a_manifest_keeps_what_it_is_given_and_names_what_is_wrong(tmp_path):
     with pytest.raises(DataSetError, match="no video of split test"):
         read_manifest(path, ("test",))
     (tmp_path / "other.parquet").write_bytes(b"PAR1 or not")
-    with pytest.raises(DataSetError, match=r"other\.parquet is no manifest"):
+    with pytest.raises(DataSetError, match=r"other\.parquet is not a manifest"):
         read_manifest(tmp_path / "other.parquet")
 
 

@@ -203,14 +203,14 @@ def test_live_in_the_wild_is_read_from_matlab_files(tmp_path: Path) -> None:
 BROKEN = {
     "no column": ("kadid-10k", "dmos.csv", "dist_img,dmos\nI01_01_01.png,3\n", "no column ref_img"),
     "a cell too many": ("kadid-10k", "dmos.csv", "dist_img,ref_img,dmos\na,b,3,4\n", "line 2: more cells"),
-    "no number": ("kadid-10k", "dmos.csv", "dist_img,ref_img,dmos\na,b,good\n", "line 2: 'good' is no number"),
-    "a way out": ("kadid-10k", "dmos.csv", "dist_img,ref_img,dmos\n../a,b,3\n", "no relative path"),
+    "no number": ("kadid-10k", "dmos.csv", "dist_img,ref_img,dmos\na,b,good\n", "line 2: 'good' is not a number"),
+    "a way out": ("kadid-10k", "dmos.csv", "dist_img,ref_img,dmos\n../a,b,3\n", "not a relative path"),
     "empty": ("tid2013", "mos_with_names.txt", "\n", "has no rows"),
     "no name": ("tid2013", "mos_with_names.txt", "5.5\n", "line 1: '5.5' is not"),
     "another name": ("tid2013", "mos_with_names.txt", "5.5 photo.bmp\n", "is not `MOS iRR_DD_L.bmp`"),
     "no choices": ("koniq-10k", "a.csv", "image_name,c1,c2,c3,c4,c5\n1.jpg,0,0,0,0,0\n", "are none"),
     "another set": ("koniq-10k", "a.csv", "image_name,c1,c2,c3,c4,c5,set\n1.jpg,0,1,0,0,0,all\n", "set is 'all'"),
-    "no workbook": ("spaq", "a.xlsx", "no workbook", "is no workbook"),
+    "no workbook": ("spaq", "a.xlsx", "no workbook", "is not a workbook"),
 }
 
 

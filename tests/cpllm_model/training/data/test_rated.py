@@ -80,17 +80,17 @@ def test_a_column_says_what_is_for_testing(label_file) -> None:
         ("name,mos\n", "has no rows"),
         ("a.mp4, 8, 25, 3\nb.mp4, 3\n", "line 2: 'b.mp4, 3' is neither"),
         ("what,ever\na,3\n", "line 1: 'what,ever' is neither a known header"),
-        ("a.mp4, 8, 25, good\n", "line 1: 'good' is no number"),
-        ("a.mp4, 8, 25, inf\n", "line 1: 'inf' is no number"),
-        ("a.mp4, eight, 25, 3\n", "line 1: 'eight' is no number"),
+        ("a.mp4, 8, 25, good\n", "line 1: 'good' is not a number"),
+        ("a.mp4, 8, 25, inf\n", "line 1: 'inf' is not a number"),
+        ("a.mp4, eight, 25, 3\n", "line 1: 'eight' is not a number"),
         ("name,mos\na.mp4,3\n\nb.mp4\n", "line 4: 1 cells below a header of 2"),
         ("name,mos\na, b.mp4,3\n", "line 2: 3 cells"),
         ("name,mos,is_test\na.mp4,3,maybe\n", "line 2: is_test is 'maybe'"),
-        ("../a.mp4, 8, 25, 3\n", "line 1: '../a.mp4' is no relative path"),
-        ("a/../../b.mp4, 8, 25, 3\n", "is no relative path"),
-        ("/etc/a.mp4, 8, 25, 3\n", "is no relative path"),
-        ("C:\\a.mp4, 8, 25, 3\n", "is no relative path"),
-        ("name,mos\n,3\n", "line 2: '' is no relative path"),
+        ("../a.mp4, 8, 25, 3\n", "line 1: '../a.mp4' is not a relative path"),
+        ("a/../../b.mp4, 8, 25, 3\n", "is not a relative path"),
+        ("/etc/a.mp4, 8, 25, 3\n", "is not a relative path"),
+        ("C:\\a.mp4, 8, 25, 3\n", "is not a relative path"),
+        ("name,mos\n,3\n", "line 2: '' is not a relative path"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
@@ -129,16 +129,16 @@ def test_conversations_lose_their_placeholders(label_file) -> None:
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("{}", "is no list of conversations"),
-        ("[3]", "entry 1: no object with conversations"),
+        ("{}", "is not a list of conversations"),
+        ("[3]", "entry 1: the entry is not an object with conversations"),
         (json.dumps([entry("Q", "A", video="a.mp4"), entry("Q", video="a.mp4")]), "entry 2: 1 turns"),
         (json.dumps([entry(video="a.mp4")]), "entry 1: 0 turns"),
         (json.dumps([entry("<video>", "A", video="a.mp4")]), "entry 1: turn 1 says nothing"),
         (json.dumps([{"video": "a.mp4", "conversations": [{"from": "gpt", "value": "A"}]}]), "turn 1 is by 'gpt'"),
         (json.dumps([{"video": "a.mp4", "conversations": [{"from": "human", "value": 3}]}]), "turn 1 is by 'human'"),
         (json.dumps([{"video": "a.mp4", "conversations": ["Q"]}]), "turn 1 is by None"),
-        (json.dumps([entry("Q", "A", video={"a": 1})]), "is no path"),
-        (json.dumps([entry("Q", "A", video="../a.mp4")]), "entry 1: '../a.mp4' is no relative path"),
+        (json.dumps([entry("Q", "A", video={"a": 1})]), "is not a path"),
+        (json.dumps([entry("Q", "A", video="../a.mp4")]), "entry 1: '../a.mp4' is not a relative path"),
     ],
 )
 def test_a_conversation_that_is_not_understood_is_named(label_file, content: str, message: str) -> None:
@@ -181,7 +181,7 @@ def test_a_mos_off_the_scale_is_an_error_and_an_unknown_one_counted(label_file, 
 
 def test_a_data_set_of_ones_own_needs_its_scale(label_file, videos) -> None:
     labels, folder = label_file("a/1.mp4, 8, 25, 7\nb/1.mp4, 8, 25, 10\n"), videos("a/1.mp4", "b/1.mp4")
-    with pytest.raises(DataSetError, match=r"'ours' is none of konvid-1k, .* needs the scale"):
+    with pytest.raises(DataSetError, match=r"'ours' is not a known data set .konvid-1k, .* give the scale"):
         collect(labels, folder, "ours")
     with pytest.raises(DataSetError, match="is not below"):
         collect(labels, folder, "ours", scale=(10, 0))
@@ -262,7 +262,7 @@ def test_missing_videos_are_counted_and_too_many_refused(label_file, videos, tmp
     assert not (tmp_path / "short.parquet").exists()
     with pytest.raises(DataSetError, match=r"no video in common; missing: 1 \(77\.mp4\)"):
         collect(label_file("77.mp4, 8, 25, 3"), videos(), "konvid-1k")
-    with pytest.raises(DataSetError, match="is no folder"):
+    with pytest.raises(DataSetError, match="is not a folder"):
         collect(labels, tmp_path / "nowhere", "konvid-1k")
     with pytest.raises(DataSetError, match="cannot be read"):
         collect(tmp_path / "nothing.csv", videos(), "konvid-1k")
@@ -275,7 +275,7 @@ def test_a_video_said_twice_is_counted_or_refused(label_file, videos) -> None:
     folder = videos("1.mp4")
     found = collect(label_file("V/1.mp4, 8, 25, 3\n1.mp4, 8, 25, 3.0\n"), folder, "konvid-1k")
     assert (len(found.videos), found.repeated) == (1, ["1.mp4"])
-    with pytest.raises(DataSetError, match=r"line 2: 1\.mp4 was labelled otherwise at .*line 1"):
+    with pytest.raises(DataSetError, match=r"line 2: 1\.mp4 has another label at .*line 1"):
         collect(label_file("1.mp4, 8, 25, 3\n1.mp4, 8, 25, 4\n"), folder, "konvid-1k")
 
 
@@ -313,7 +313,7 @@ def test_a_video_is_in_one_split_whichever_file_labels_it(label_file, videos) ->
     assert collect(ours, folder, "konvid-1k") == collect(theirs, folder, "konvid-1k")
     assert {video.split for video in collect(ours, folder, "konvid-1k").videos} == {"train", "validation", "test"}
     assert {video.split for video in collect(ours, folder, "konvid-1k", split="test").videos} == {"test"}
-    with pytest.raises(DataSetError, match="'all' is none of train"):
+    with pytest.raises(DataSetError, match="there is no split 'all'; give one of train"):
         collect(ours, folder, "konvid-1k", split="all")
 
 

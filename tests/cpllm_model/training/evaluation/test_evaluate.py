@@ -534,7 +534,7 @@ def test_a_manifest_from_before_a_column_is_read_and_one_without_a_split_is_refu
     (again,) = read_manifest(path)
     assert (again.mos, again.subset, again.scene, again.dialogue) == (3.0, None, None, ())
     pq.write_table(table.drop_columns(["split"]), path)
-    with pytest.raises(DataSetError, match="is no manifest"):
+    with pytest.raises(DataSetError, match="is not a manifest"):
         read_manifest(path)
 
 

@@ -107,7 +107,7 @@ def test_sources_are_held_out_clean_and_large_enough(tmp_path: Path) -> None:
         for split in ("train", "test")
     }
     assert splits == [60, 60] and 20 < kinds["train"] < 41 and kinds["test"] < 15
-    with pytest.raises(DataSetError, match="is no folder"):
+    with pytest.raises(DataSetError, match="is not a folder"):
         find_sources([], [tmp_path / "none"], "test", 1)
 
 

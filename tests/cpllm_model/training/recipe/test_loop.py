@@ -162,10 +162,13 @@ def test_a_loss_that_is_not_finite_names_its_batch(manifest, cache_folder, tmp_p
 def test_a_model_folder_without_its_marker_is_not_taken_for_trained(manifest, cache_folder, tmp_path):
     stage = {"name": "one", "learns": ["projectors"], "steps": 1, "contents": 1, "versions": 2, "warmup_steps": 0}
     config = configuration(manifest, cache_folder, tmp_path / "marked", stages=[stage])
-    folder = loop.train(config, report=lambda line: None)
+    lines: list[str] = []
+    folder = loop.train(config, report=lines.append)
+    assert any(line.startswith("stage one: step 1 of 1, loss ") and line.endswith(" left") for line in lines)
+    assert any(line.startswith("stage one: step 1, validation: ") for line in lines)
     (folder / "model.safetensors").unlink()
     (config.out / "model.done").unlink()
-    lines = []
+    lines.clear()
     assert loop.train(config, report=lines.append) == folder
     assert not any("trained already" in line or line.startswith("stage") for line in lines)
     assert (folder / "model.safetensors").exists() and (config.out / "model.done").exists()
@@ -288,7 +291,7 @@ def test_a_configuration_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"none\.yaml cannot be read"):
         TrainConfig.from_yaml(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ConfigurationError, match=r"bad\.yaml is no YAML"):
+    with pytest.raises(ConfigurationError, match=r"bad\.yaml is not valid YAML"):
         TrainConfig.from_yaml(tmp_path / "bad.yaml")
 
 
