@@ -151,7 +151,7 @@ def _fetch_s3(address: str, out: _Bounded) -> None:
     config = Config(connect_timeout=5, read_timeout=_TIMEOUT_S, retries={"mode": "standard", "total_max_attempts": 4})
     try:
         # A session of its own: boto3's shared one may not be used by threads.
-        answer = boto3.session.Session().client("s3", config=config).get_object(Bucket=bucket, Key=key)
+        answer = boto3.Session().client("s3", config=config).get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
             out.take(body.read, int(answer["ContentLength"]))
     except (NoCredentialsError, PartialCredentialsError):

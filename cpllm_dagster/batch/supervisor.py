@@ -161,7 +161,9 @@ class PairComparer:
     """
 
     def __init__(self, model: str | RemoteModel, settings: BatchSettings) -> None:
-        checkpoint.resolve(model)
+        from cpllm_dagster.models.store import local_model
+
+        checkpoint.resolve(local_model(model))
         self._model, self._settings = model, settings
         self._pool: ActorPool | None = None
 

@@ -185,7 +185,7 @@ class BucketStore(ModelStore):
     def __init__(self, uri: str, endpoint_url: str | None = None) -> None:
         self.uri, self.endpoint_url = uri.rstrip("/"), endpoint_url
 
-    @cached_property
+    @property
     def work(self) -> Path:
         folder = Path.home() / ".cache" / "cpllm" / "models"
         try:

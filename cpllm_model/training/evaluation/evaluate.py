@@ -156,7 +156,7 @@ def evaluate_models(
         found = differences(out / folders[0], out / folder, bootstrap)
         names = [results[0]["model_id"], result["model_id"]]
         picture = draw_differences(out / folders[0], out / folder, names, found, out / f"{folder}-difference.png")
-        compared.append(Compared(*names, found, picture))
+        compared.append(Compared(names[0], names[1], found, picture))
         for line in compared[-1].lines():
             report(line)
     write_matrix(results, folders, out, compared)
