@@ -1,5 +1,6 @@
 """Training: losses, batches, the cache, stages that resume to the same curve, and that a short training learns."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -179,7 +180,7 @@ NO_DROPOUT = {"context_config": {"dropout": 0.0}, "pixel_config": {"dropout": 0.
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manifest, cache_folder, tmp_path):
+def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manifest, cache_folder, tmp_path, request):
     stages = [
         # A probe drops streams at random: the encoders learn through the decoder here.
         {"name": "all", "steps": 2, "contents": 2, "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 1,
@@ -195,23 +196,27 @@ def test_two_processes_train_as_one_with_the_same_batch_killed_and_resumed(manif
     def torchrun(name):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                    "cpllm_model.training.recipe.loop", str(tmp_path / f"{name}.yaml")]  # fmt: skip
-        return subprocess.Popen(command)
+        launcher = subprocess.Popen(command)
+        request.addfinalizer(lambda: kill(launcher))
+        return launcher
 
     def kill(launcher):
-        """Kill the launcher and its two processes, each of which has a session of its own."""
+        """Kill the launcher and its two processes, each of which has a session of its own, if they live."""
+        if launcher.poll() is not None:
+            return
         command = ["ps", "-axo", "pid=,ppid="]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         pairs = [tuple(map(int, line.split())) for line in listing.splitlines()]
         started = [child for child, parent in pairs if parent == launcher.pid]
-        assert len(started) >= 2
         for process in (launcher.pid, *started):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         launcher.wait()
 
     one, two = run("one", 2), run("two", 1)
     expected = loop.train(one, report=lambda line: None)
     first = torchrun("two")
-    while not (two.out / "stages" / "tasks" / "checkpoint-1" / "trainer_state.json").exists():
+    while not list(two.out.glob("stages/tasks/checkpoint-*/trainer_state.json")):
         assert first.poll() is None
         time.sleep(0.2)
     kill(first)
