@@ -49,7 +49,6 @@ Paths = Annotated[
     typer.Argument(
         help="Video or picture files, patterns such as 'shots/*.mp4', folders that are searched for videos, or "
         "addresses (https://, http://, s3://bucket/key); - reads names from standard input, one a line.",
-        metavar="PATHS...",
     ),
 ]
 Device = Annotated[
