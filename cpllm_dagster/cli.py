@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 Output = Literal["table", "csv", "json", "markdown", "parquet"]
 Engine = Literal["athena", "trino", "spark"]
 
-LakeUri = Annotated[str | None, typer.Option("--lake", help="s3://bucket/prefix or a folder. [env: CPLLM_LAKE_URI]")]
+LakeUri = Annotated[str | None, typer.Option("--lake", help="s3://bucket/prefix or a folder. (env: CPLLM_LAKE_URI)")]
 CatalogUri = Annotated[
     str | None,
-    typer.Option("--catalog", help="s3://bucket/prefix or a folder of libraries. [env: CPLLM_CATALOG_URI]"),
+    typer.Option("--catalog", help="s3://bucket/prefix or a folder of libraries. (env: CPLLM_CATALOG_URI)"),
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="A bundled model, or a model's folder. [env: CPLLM_MODEL, else tiny]")
+    str | None, typer.Option("--model", help="A bundled model, or a model's folder. (env: CPLLM_MODEL, else tiny)")
 ]
 Videos = Annotated[
     Path | None,
@@ -61,28 +61,28 @@ def run(
     ] = False,
     decode_workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum number of decode workers. [env: CPLLM_DECODE_WORKERS; default: one per CPU]"),
+        typer.Option(min=1, help="Maximum number of decode workers. (env: CPLLM_DECODE_WORKERS; default: one per CPU)"),
     ] = None,
     model_workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Maximum number of model workers. [env: CPLLM_MODEL_WORKERS; default: one per GPU or CPU]"
+            min=1, help="Maximum number of model workers. (env: CPLLM_MODEL_WORKERS; default: one per GPU or CPU)"
         ),
     ] = None,
     model_gpus: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="GPUs per model worker, or a share of one. [env: CPLLM_MODEL_GPUS; default: 1, or 0 without GPUs]",
+            help="GPUs per model worker, or a share of one. (env: CPLLM_MODEL_GPUS; default: 1, or 0 without GPUs)",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Videos per batch. [env: CPLLM_BATCH_SIZE; default: 4 on a CPU, 16 on a GPU]"),
+        typer.Option(min=1, help="Videos per batch. (env: CPLLM_BATCH_SIZE; default: 4 on a CPU, 16 on a GPU)"),
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Precision of the weights. [env: CPLLM_PRECISION; default: bfloat16 on a GPU, else float32]"),
+        typer.Option(help="Precision of the weights. (env: CPLLM_PRECISION; default: bfloat16 on a GPU, else float32)"),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -262,7 +262,7 @@ def metrics(
 models = typer.Typer(help="List, show and promote the models of CPLLM_MODELS_URI.", no_args_is_help=True)
 app.add_typer(models, name="models")
 ModelsUri = Annotated[
-    str | None, typer.Option("--models", help="s3://bucket/prefix or a folder. [env: CPLLM_MODELS_URI]")
+    str | None, typer.Option("--models", help="s3://bucket/prefix or a folder. (env: CPLLM_MODELS_URI)")
 ]
 
 

@@ -49,7 +49,6 @@ Paths = Annotated[
     typer.Argument(
         help="Video or picture files, patterns such as 'shots/*.mp4', folders that are searched for videos, or "
         "addresses (https://, http://, s3://bucket/key); - reads names from standard input, one a line.",
-        metavar="PATHS...",
     ),
 ]
 Device = Annotated[
@@ -343,7 +342,10 @@ def evaluate(
         int, typer.Option(min=0, help="Clean videos for the tests in time, such as 6; 0 skips these tests.")
     ] = 0,
 ) -> None:
-    """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report."""
+    """Measure how good a model's answers are on labelled videos and in tests of its own, and write a report.
+
+    With several models, the page also has the paired difference of each to the first one.
+    """
     with _told_in_a_sentence("train"):
         if not data and not stress and not timed:
             raise ConfigurationError("nothing to evaluate on: give --data, or --stress or --timed with a number")

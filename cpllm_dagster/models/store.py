@@ -28,7 +28,8 @@ from cpllm_model.network import checkpoint
 
 #: In a folder: which models the link has pointed to, the last one last. In a bucket: that, and the promoted one.
 HISTORY_NAME, POINTER_NAME = "promotions.json", "promoted.json"
-_MODEL_ID = re.compile(r"[A-Za-z0-9_][\w.-]*-[0-9a-f]{12}")
+#: A model id is the name of a folder, and nothing else.
+_MODEL_ID = re.compile(r"[^./\\][^/\\]*-[0-9a-f]{12}")
 
 
 class ModelStore(ABC):

@@ -176,7 +176,7 @@ def test_each_refusal_of_s3_has_its_error(code, error):
 def test_boto3_is_imported_for_s3_alone_and_missed_in_a_sentence():
     program = """
         import sys
-        from cpllm_model import predictor, remote
+        from cpllm_model import remote
         assert "boto3" not in sys.modules
         sys.modules["boto3"] = None
         try:

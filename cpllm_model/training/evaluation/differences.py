@@ -128,7 +128,7 @@ def draw_differences(
         right.plot(gap.value, place, "o", color=colour, ms=5)
     right.axvline(0, color=GREY, lw=1)
     right.set_yticks(range(len(rows)), [plain_text(words) for words, *_ in reversed(rows)], fontsize="small")
-    right.set(title="difference to the first; coloured where it is sure")
+    right.set(xlabel="other less first, coloured where it is sure")
     figure.savefig(out)
     return out
 

@@ -45,7 +45,7 @@ def candidates(tmp_path: Path) -> list[Path]:
     """Three models: the bundled one, and two with another weight."""
     folders = []
     for number in range(3):
-        folder = shutil.copytree(checkpoint.resolve("tiny"), tmp_path / f"run{number}")
+        folder = shutil.copytree(checkpoint.resolve("tiny"), tmp_path / f"run {number}")
         weights = load_file(folder / "model.safetensors")
         name = sorted(weights)[0]
         weights[name] = weights[name] * (1 + number)
@@ -74,7 +74,7 @@ def test_models_are_listed_promoted_and_gone_back_from(store: ModelStore, candid
         store.go_back()
     store.promote(c)
     assert store.go_back() == a
-    for wrong in ("gone-0123456789ab", "../run0", "", "a/b-0123456789ab"):
+    for wrong in ("gone-0123456789ab", "../run 0", "", "a/b-0123456789ab"):
         with pytest.raises(CheckpointError):
             store.promote(wrong)
     assert store.promoted_id == a

@@ -69,8 +69,8 @@ def test_both_are_drawn_and_set_side_by_side(tmp_path: Path) -> None:
 
     settings = {"split": "test", "bootstrap": {"confidence": 0.95, "resamples": 200}, "data_sets": {}}
     results = [settings | {"model_id": name} for name in ("a", "b <i>")]
-    write_matrix(results, ["1-a", "2-b"], tmp_path, [Compared("a", "b <i>", {"ours": found}, path)])
+    write_matrix(results, ["1-a", "2-b"], tmp_path, [Compared("a", "b <i>", found, path)])
     page = (tmp_path / "index.html").read_text()
-    assert "b &lt;i&gt; compared with a" in page and page.count("data:image/png") == 1 and "SRCC" in page
+    assert "b &lt;i&gt; compared with a" in page and page.count("data:image/png") == 1 and "<td>SRCC" in page
     (written,) = json.loads((tmp_path / "differences.json").read_text())
-    assert written["data_sets"]["ours"]["srcc"]["difference"]["low"] == found["srcc"]["difference"].low
+    assert written["data_sets"]["ours"]["srcc"]["difference"]["low"] == found["ours"]["srcc"]["difference"].low
