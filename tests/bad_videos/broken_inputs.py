@@ -213,6 +213,16 @@ def tags(count: int) -> bytes:
     return box(b"udta", *(box(b"\xa9" + struct.pack(">I", n)[1:], b"\0\x08\0\0words   ") for n in range(count)))
 
 
+def times_of(frames: int) -> bytes:
+    """The box of MP4 that gives each frame 40 ms."""
+    return full_box(b"stts", struct.pack(">III", 1, frames, 40))
+
+
+def one_chunk(frames: int) -> bytes:
+    """The box of MP4 that says how many frames lie in a row."""
+    return full_box(b"stsc", struct.pack(">IIII", 1, 1, frames, 1))
+
+
 def fixed_sizes(frames: int, size_bytes: int) -> bytes:
     """MP4 whose index says in a few bytes that there are so many frames, all of one size."""
     coded = stills()
@@ -220,8 +230,8 @@ def fixed_sizes(frames: int, size_bytes: int) -> bytes:
     true = full_box(b"stsz", struct.pack(">II", 0, count), np.array([*map(len, coded.packets)], ">u4").tobytes())
     claim = full_box(b"stsz", struct.pack(">II", size_bytes, frames))
     data = mp4(coded).replace(true, claim + box(b"skip", bytes(len(true) - len(claim) - 8)))
-    data = data.replace(*(full_box(b"stts", struct.pack(">III", 1, each, 40)) for each in (count, frames)))
-    return data.replace(*(full_box(b"stsc", struct.pack(">IIII", 1, 1, each, 1)) for each in (count, frames)))
+    data = data.replace(times_of(count), times_of(frames))
+    return data.replace(one_chunk(count), one_chunk(frames))
 
 
 def one_place() -> bytes:
@@ -230,7 +240,7 @@ def one_place() -> bytes:
     count, size_bytes = len(coded.packets), sum(map(len, coded.packets))
     more, data = 4 * (count - 1), mp4(coded, sizes=[size_bytes] * count)
     at = data.index(b"mdat") + 4
-    data = data.replace(*(full_box(b"stsc", struct.pack(">IIII", 1, 1, each, 1)) for each in (count, 1)))
+    data = data.replace(one_chunk(count), one_chunk(1))
     places = full_box(b"stco", struct.pack(">I", count), struct.pack(">I", at + more) * count)
     data = data.replace(full_box(b"stco", struct.pack(">II", 1, at)), places)
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
