@@ -26,8 +26,8 @@ from typing import Any
 
 import boto3
 import psutil
-from clips import CODECS, clip
-from decode_ways import IN_USE, LIMITS, WAYS, Way
+from clips import CODECS, FPS, clip
+from decode_ways import IN_USE, LIMITS, SETTINGS, WAYS, Way
 
 from cpllm_dagster.catalog.objects import VideoStore
 from cpllm_dagster.demo.embedded_s3 import embedded_s3
@@ -75,8 +75,11 @@ def main() -> None:
     print(f"\nTo the best other way: median x{median(ratios):.2f}, worst x{max(ratios):.2f}; goal x{GOAL}.")
     for stream in dict.fromkeys(key[:2] for key in long):
         at = [(key[2], costs[key][0]) for key in sorted(costs) if key[:2] == stream]
-        shown = ", ".join(f"{length} s in {seconds:.3f} s" for length, seconds in at)
-        # With few key frames, context frames come from the bursts: the shortest may cost less than the rest.
+        looks = [SETTINGS.looks(length, length * FPS) for length, _ in at]
+        shown = ", ".join(
+            f"{length} s with {count} looks in {seconds:.3f} s"
+            for (length, seconds), count in zip(at, looks, strict=True)
+        )
         print(f"{stream[0]} {stream[1]}p: {shown}; the longest to the one before x{at[-1][1] / at[-2][1]:.2f}.")
 
 

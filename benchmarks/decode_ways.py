@@ -1,7 +1,8 @@
 """Ways to the frames of a video, for decode_speed.py: the sampling plan in use, and what else one would do.
 
-Each way takes an open file, or the path where its library takes no file, and sees as many frames as the plan does:
-of each segment two single frames and a burst of consecutive ones. One decoding thread each.
+Each way takes an open file, or the path where its library takes no file, and sees as many frames as the plan does: as
+many looks as it takes at a video of that length, each at a burst of consecutive frames, of which the first is seen as a
+whole, too. One decoding thread each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 
 import av
 from av.video.frame import VideoFrame
+from clips import FPS
 
 from cpllm_model.decoding import video
 from cpllm_model.decoding.pixels import FrameConverter
@@ -51,14 +53,10 @@ class Way:
         return find_spec(self.library) is not None
 
 
-def runs(frames: int) -> Iterator[tuple[int, int]]:
-    """Give (first frame, number of frames) of what is looked at, in order: the plan, had it no eye for key frames."""
-    segments = SETTINGS.most_looks
-    for segment in range(segments):
-        start, stop = segment * frames // segments, (segment + 1) * frames // segments
-        yield start + (stop - start) // 4, 1
-        yield start + (stop - start) // 2, SETTINGS.burst_frames
-        yield start + (stop - start) * 3 // 4, 1
+def runs(frames: int) -> list[int]:
+    """Give the first frame of each burst, in order: the plan, had it no eye for key frames and for packets."""
+    looks = SETTINGS.looks(frames / FPS, frames)
+    return [(2 * look + 1) * frames // (2 * looks) for look in range(looks)]
 
 
 @contextmanager
@@ -72,7 +70,7 @@ def _plan() -> Any:
 
 
 def _pyav(see: Callable[[Any, Any, int], Iterator[tuple[VideoFrame, int]]]) -> Callable[[], Any]:
-    """Make a way of what gives frames, each with the length of its run, from container, stream and frame count."""
+    """Make a way of what gives frames, each with its number in its burst, from container, stream and frame count."""
 
     def seen(file: BinaryIO) -> None:
         converter = FrameConverter(SETTINGS)
@@ -80,29 +78,31 @@ def _pyav(see: Callable[[Any, Any, int], Iterator[tuple[VideoFrame, int]]]) -> C
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             seconds = (stream.duration or 0) * float(stream.time_base or 0) or (container.duration or 0) / 1e6
-            for frame, length in see(container, stream, round(seconds * float(stream.average_rate or 25))):
-                (converter.context if length == 1 else converter.mosaic)(frame)
+            for frame, number in see(container, stream, round(seconds * float(stream.average_rate or FPS))):
+                if not number:
+                    converter.context(frame)
+                converter.mosaic(frame, converter.window([frame]))
 
     return lambda: nullcontext(seen)
 
 
 def _all_frames(container: Any, stream: Any, frames: int) -> Iterator[tuple[VideoFrame, int]]:
-    wanted = {first + n: length for first, length in runs(frames) for n in range(length)}
+    wanted = {first + n: n for first in runs(frames) for n in range(SETTINGS.burst_frames)}
     for number, frame in enumerate(container.decode(stream)):
         if number in wanted:
             yield frame, wanted[number]
 
 
 def _exact_seeks(container: Any, stream: Any, frames: int, exact: bool = True) -> Iterator[tuple[VideoFrame, int]]:
-    for first, length in runs(frames):
+    for first in runs(frames):
         tick = (stream.start_time or 0) + round(first / float(stream.average_rate * stream.time_base))
         container.seek(tick, stream=stream)
         taken = 0
         for frame in container.decode(stream):
             if not exact or frame.pts >= tick:
-                yield frame, length
+                yield frame, taken
                 taken += 1
-                if taken == length:
+                if taken == SETTINGS.burst_frames:
                     break
 
 
@@ -118,9 +118,9 @@ def _opencv() -> Any:
 
     def seen(path: str) -> None:
         capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        for first, length in runs(int(capture.get(cv2.CAP_PROP_FRAME_COUNT))):
+        for first in runs(int(capture.get(cv2.CAP_PROP_FRAME_COUNT))):
             capture.set(cv2.CAP_PROP_POS_FRAMES, first)
-            if not all(capture.read()[0] for _ in range(length)):
+            if not all(capture.read()[0] for _ in range(SETTINGS.burst_frames)):
                 raise ValueError("no frame")
         capture.release()
 
@@ -132,7 +132,7 @@ def _decord() -> Any:
 
     def seen(path: str) -> None:
         reader = decord.VideoReader(path, num_threads=1)
-        reader.get_batch([first + n for first, length in runs(len(reader)) for n in range(length)]).asnumpy()
+        reader.get_batch([first + n for first in runs(len(reader)) for n in range(SETTINGS.burst_frames)]).asnumpy()
 
     return nullcontext(seen)
 

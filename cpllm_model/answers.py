@@ -15,7 +15,7 @@ import numpy as np
 
 from cpllm_model.decoding.samples import Event, VideoInfo
 from cpllm_model.pooling import Stretch, by_score, frozen_share, pooled_levels
-from cpllm_model.scale import LEVELS, SCORE_MAX, SCORE_MIN
+from cpllm_model.scale import BLANK_EVENTS, LEVELS, SCORE_MAX, SCORE_MIN
 
 LEVEL_WEIGHTS = np.arange(1, len(LEVELS) + 1)
 #: Segments that stand for a video in a comparison.
@@ -60,6 +60,11 @@ class SegmentTimes:
     def length_s(self) -> np.ndarray:
         """Lengths, float64 (N,)."""
         return self.end_s - self.start_s
+
+    @property
+    def blanks(self) -> list[Stretch]:
+        """When there is no picture to rate, by what was measured; segments are longer as a rule."""
+        return [(event.start_s, event.end_s) for event in self.events if event.kind in BLANK_EVENTS]
 
     @property
     def frozen_share(self) -> float:

@@ -99,6 +99,15 @@ def joined(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
     return tuple(found)
 
 
+def without(stretches: Sequence[Stretch], taken: Sequence[Stretch]) -> tuple[Stretch, ...]:
+    """Give what is left of stretches where others are taken from them; in order of time."""
+    left = list(joined(stretches))
+    for first, last in joined(taken):
+        parts = [((start, min(end, first)), (max(start, last), end)) for start, end in left]
+        left = [part for pair in parts for part in pair if part[1] - part[0] > _TOUCHING_S]
+    return tuple(left)
+
+
 def by_score(scores: np.ndarray, count: int) -> list[int]:
     """Choose segments that stand for a video: at evenly spaced places of their scores, the worst first.
 

@@ -49,7 +49,7 @@ from cpllm_model.network import checkpoint
 from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
-from cpllm_model.pooling import joined, with_frozen_time
+from cpllm_model.pooling import joined, with_frozen_time, without
 from cpllm_model.remote import fetched, is_address
 from cpllm_model.scale import (
     DISTORTIONS,
@@ -432,7 +432,9 @@ class QualityPredictor:
             severity = float((rows @ np.arange(rows.shape[1])).max())
             probabilities = np.clip(1 - rows[:, 0], 0, 1)
             shown = rated[probabilities >= thresholds.get(name, NAMING_THRESHOLD)]
-            stretches = joined([(float(times.start_s[index]), float(times.end_s[index])) for index in shown])
+            segments = joined([(float(times.start_s[index]), float(times.end_s[index])) for index in shown])
+            # Nothing is to be seen of it while there is no picture, unless writing is all that the video shows.
+            stretches = without(segments, times.blanks) or segments
             found.append(
                 Distortion(name, min(severity, SEVERITY_MAX), float(probabilities.max()), len(shown) > 0, stretches)
             )

@@ -41,6 +41,8 @@ EVENTS: dict[str, str] = {
     "repeat": "Frames are shown repeatedly in a pattern, as 25 frames a second in 50.",
     "damage": "The stretch is cut off or does not decode.",
 }
+#: Those that leave no picture to rate.
+BLANK_EVENTS = ("black", "flat", "bars", "credits")
 
 
 def level_of(score: float) -> str:

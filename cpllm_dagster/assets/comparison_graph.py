@@ -265,10 +265,8 @@ def frozen_shares(scores: pa.Table) -> dict[str, float]:
     if "events" not in scores.column_names:
         return {}
     events = scores["events"].combine_chunks()
-    kinds = pc.struct_field(pc.list_flatten(events), "kind")  # pyright: ignore[reportAttributeAccessIssue]
-    is_freeze = pc.equal(kinds, "freeze")  # pyright: ignore[reportAttributeAccessIssue]
-    videos = pc.list_parent_indices(events)  # pyright: ignore[reportAttributeAccessIssue]
-    frozen = scores.take(videos.filter(is_freeze).unique())
+    is_freeze = events.flatten().field("kind").to_numpy(zero_copy_only=False) == "freeze"
+    frozen = scores.take(np.unique(events.value_parent_indices().to_numpy()[is_freeze]))
     return {
         row["video_id"]: frozen_share(
             [(event["start_s"], event["end_s"]) for event in row["events"] if event["kind"] == "freeze"],

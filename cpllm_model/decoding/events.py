@@ -77,11 +77,12 @@ def events_of(
     refuted = [_still_around(one, stills) for one in seen if not one.look.is_still]
     is_slides = _are_slides([still for still in stills if still not in refuted], end_s)
     found = [("damage", *interval, 1.0) for interval in damage_s]
-    for one in seen:
+    for number, one in enumerate(seen):
         look, segment = one.look, (one.start_s, one.end_s)
         still = _still_around(one, stills) if look.is_still else None
         if look.blank:
-            found.append((look.blank, *((still.start_s, still.end_s) if still else segment), 1.0))
+            shown = (still.start_s, still.end_s) if still else _between_cuts(seen, number, packets)
+            found.append((look.blank, *shown, 1.0))
         elif still and still.moves and not still.is_apart and not is_slides:
             found.append(("freeze", still.start_s, still.end_s, 1.0))
         if look.is_fading:
@@ -109,6 +110,19 @@ def _are_slides(stills: Sequence[Still], end_s: float) -> bool:
         return False
     apart_s = [after.start_s - before.end_s for before, after in itertools.pairwise(stills)]
     return sorted(apart_s)[len(apart_s) // 2] <= _SLIDES_APART_S
+
+
+def _between_cuts(seen: Sequence[Seen], number: int, packets: Packets | None) -> tuple[float, float]:
+    """When something blank is shown that moves: the segment; or up to the one cut to where another look shows else."""
+    one = seen[number]
+    start_s, end_s = one.start_s, one.end_s
+    if packets is not None and number and seen[number - 1].look.blank != one.look.blank:
+        cut_s = packets.cut_between(seen[number - 1].burst_end_s - _SLACK_S, one.burst_start_s + _SLACK_S)
+        start_s = start_s if cut_s is None else cut_s
+    if packets is not None and number + 1 < len(seen) and seen[number + 1].look.blank != one.look.blank:
+        cut_s = packets.cut_between(one.burst_end_s - _SLACK_S, seen[number + 1].burst_start_s + _SLACK_S)
+        end_s = end_s if cut_s is None else cut_s
+    return (start_s, end_s) if start_s < end_s else (one.start_s, one.end_s)
 
 
 def _still_around(one: Seen, stills: Sequence[Still]) -> Still | None:

@@ -81,6 +81,7 @@ class BurstMeter:
     converter: FrameConverter
     _lumas: list[np.ndarray] = field(default_factory=list)
     _lines: list[np.ndarray] = field(default_factory=list)
+    _whole_means: list[float] = field(default_factory=list)
     _blank: str | None = None
 
     def add(self, frame: VideoFrame) -> None:
@@ -94,6 +95,9 @@ class BurstMeter:
             # Blank is what all frames are alike: a picture may fade in from black.
             self._blank = blank if not self._lumas or blank == self._blank else None
         self._lumas.append(luma_HW)
+        # The mean of some pixels leaps, too, where a fine pattern moves over them: from a leap on, all pixels count.
+        if self._whole_means or np.ptp([one.mean() for one in self._lumas[-2:]]) >= _FLICKER_CODES:
+            self._whole_means.append(float(self.converter.codes(frame, 0, 1, 1).mean()))
         if len(self._lines) < 2:
             self._lines.append(self.converter.codes(frame, 0, 1, across))
 
@@ -114,7 +118,7 @@ class BurstMeter:
             blank=self._blank,
             is_still=is_still,
             is_fading=_fades(lumas_THW, means_T),
-            is_flickering=_flickers(means_T),
+            is_flickering=_flickers(means_T) and _flickers(np.array(self._whole_means)),
             repeats=_repeats(changes_T),
             combed_share=_combed(*self._lines) if len(self._lines) == 2 else 0.0,
             luma_HW=first,

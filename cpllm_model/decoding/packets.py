@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,8 +28,8 @@ READ_THROUGH_BYTES = 1 << 25
 #: Of how many packets in succession so many are small where the picture stands still: the rest refine it.
 _WINDOW, _SMALL = 9, 6
 #: Bytes of a packet that repeats the picture before: a header, and a little for each block that is left out; or this
-#: share of what packets have where most happens.
-_HEADER_BYTES, _PX_A_BYTE, _SMALL_SHARE = 40, 1000, 0.03
+#: share of what packets have where most happens, in this share of the time.
+_HEADER_BYTES, _PX_A_BYTE, _SMALL_SHARE, _LOUD = 40, 1000, 0.03, 0.9
 #: Packets so small only have a frame shown that was coded before (AV1, VP9); where this share is larger, they tell of
 #: nothing.
 _SHOWN_AGAIN_BYTES, _PICTURED = 8, 0.3
@@ -42,8 +42,13 @@ STILL_S = _LEAST_S = 1.0
 #: Packets before or after a stand-still are that many times larger where the video moves, for so many seconds. Of the
 #: stand-still the mean is taken over this share, without the largest, which refine the picture.
 _MOVES, _BESIDE_S, _OWN_SHARE = 4.0, 1.0, 0.9
-#: Relative change of size that is none, of pictures that are coded by themselves.
-_LEAST_ACTIVITY = 1e-5
+#: A stand-still ends where logarithms of sizes, beyond a header and with so many bytes more, rise by more than this
+#: over those of its quietest second, and by more than this share of what they rise to where most happens; the rise is
+#: one once it sums up to so much (Page's test). Ends are looked for so many seconds beyond the run of small packets.
+#: Fitted to freezes coded by x264, x265, VP9, AV1, MPEG-4 and MPEG-2.
+_FEW_BYTES, _RISE, _RISE_SHARE, _RISEN, _BEYOND_S = 10.0, 0.8, 0.4, 8.0, 2.0
+#: Relative change of size that is none, of pictures that are coded by themselves; differences that rounding makes.
+_LEAST_ACTIVITY, _ROUNDING = 1e-5, 1e-9
 #: A packet so many times larger than the largest of so many before it begins another shot. Bounds are exact to a few
 #: packets: decoding and presentation have another order. For so many seconds after a cut a still picture is refined.
 _CUT, _BEFORE, _NEXT, _REFINED_S, _REFINED_MOST_S = 5.0, 50, 3, 0.5, 1.5
@@ -134,6 +139,12 @@ class Packets:
         """Ticks of key frames that an encoder put where a shot begins, and not at its regular distance."""
         return self.ticks[self._off_grid].tolist()
 
+    def cut_between(self, first_s: float, last_s: float) -> float | None:
+        """Time of the one such key frame within an interval; None if there is none, or are several."""
+        times_s = self.time_s[self._off_grid]
+        within = times_s[(first_s <= times_s) & (times_s <= last_s)]
+        return float(within[0]) if len(within) == 1 else None
+
     def stills(self, frame_px: int) -> list[Still]:
         """Find where the picture stands still for a second or more, as far as sizes tell.
 
@@ -145,14 +156,17 @@ class Packets:
             return []
         sizes = self.size_bytes[plain].astype(np.float64)
         if self.is_key[plain].any():
-            activity = np.abs(np.diff(sizes, prepend=0.0)) / np.maximum(sizes, 1)
+            activity, few = np.abs(np.diff(sizes, prepend=0.0)) / np.maximum(sizes, 1), _LEAST_ACTIVITY
             level, limits = _ranked(activity), [_SAME_SIZE]
         else:
-            activity, level = sizes, _ranked(sizes)
-            most = max(_HEADER_BYTES + frame_px / _PX_A_BYTE, _SMALL_SHARE * float(np.quantile(level, 0.9)))
+            header_bytes = min(float(sizes.min()), _HEADER_BYTES)
+            activity, few = sizes - header_bytes, _FEW_BYTES
+            level = _ranked(activity)
+            most = _HEADER_BYTES - header_bytes + frame_px / _PX_A_BYTE
+            most = max(most, _SMALL_SHARE * float(np.quantile(level, _LOUD)))
             limits = [most / 2**step for step in range(_LIMITS)]
         # Those that stand out most come first; stand-stills of a video that never moves last.
-        found = [still for limit in limits for still in self._stills_below(limit, level, activity)]
+        found = [still for limit in limits for still in self._stills_below(limit, level, activity, few)]
         found = [still for still in found if still.moves or still.limit == limits[0]]
         found.sort(key=lambda still: (not still.moves, -still.contrast, still.first))
         apart: list[Still] = []
@@ -161,11 +175,44 @@ class Packets:
                 apart.append(still)
         return sorted(apart, key=lambda still: still.first)
 
-    def _stills_below(self, limit: float, level: np.ndarray, activity: np.ndarray) -> Iterator[Still]:
-        """Runs of a second or more of plain packets whose level is within a limit."""
+    def _bridged(self, runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Join runs of plain packets between which a key frame codes the picture anew, and some packets refine it."""
+        plain, keys, found = self._plain, np.flatnonzero(self.is_key), []
+        for a, b in sorted(runs):
+            if found and a > found[-1][1]:
+                first, last = int(plain[found[-1][1] - 1]), int(plain[a])
+                has_key = np.searchsorted(keys, first) < np.searchsorted(keys, last)
+                if has_key and self.time_s[last] - self.time_s[first] <= _REFINED_S:
+                    found[-1] = (found[-1][0], b)
+                    continue
+            found.append((a, b))
+        return found
+
+    def _sharpened(self, a: int, b: int, log: np.ndarray, loud: float) -> tuple[int, int]:
+        """Move the ends of a run of plain packets to where sizes rise, seen from its quietest second.
+
+        A run by a limit takes in what moves little, and leaves out what refines a picture that just stopped.
+        """
+        times = self.time_s[self._plain]
+        width = min(b - a, max(1, int(np.searchsorted(times, times[a] + STILL_S)) - a))
+        sums = np.concatenate([[0.0], np.cumsum(log[a:b])])
+        means = (sums[width:] - sums[:-width]) / width
+        quiet = means.min()
+        quietest = np.flatnonzero(means <= quiet + _ROUNDING)
+        core = a + int(quietest[len(quietest) // 2])
+        first, last = np.searchsorted(times, (times[a] - _BEYOND_S, times[b - 1] + _BEYOND_S))
+        least = quiet + max(_RISE, _RISE_SHARE * (loud - quiet))
+        begin = core - _rise(log[first:core][::-1] - least, core - a)
+        core += width
+        return begin, core + _rise(log[core:last] - least, b - core)
+
+    def _stills_below(self, limit: float, level: np.ndarray, activity: np.ndarray, few: float) -> Iterator[Still]:
+        """Runs of a second or more of plain packets whose level is within a limit; so much activity more is as none."""
         plain, times = self._plain, self.time_s[self._plain]
         ends_s = np.append(self.time_s, self.end_s)[plain + 1]
-        for a, b in _runs(level <= limit):
+        log, loud = np.log(activity + few), float(np.log(np.quantile(level, _LOUD) + few))
+        runs = [(a, b) for a, b in _runs(level <= limit) if ends_s[b - 1] - times[a] >= STILL_S]
+        for a, b in self._bridged(self._sharpened(a, b, log, loud) for a, b in runs):
             if ends_s[b - 1] - times[a] < STILL_S:
                 continue
             own = np.sort(activity[a:b])[: max(1, int((b - a) * _OWN_SHARE))].mean()
@@ -176,7 +223,7 @@ class Packets:
                 halves = [activity[i:j] for i, j in itertools.pairwise(np.clip(edges, 0, a) if side < 0 else edges)]
                 # A shot that stands still is refined for a while after its cut: both halves have to move.
                 if all(len(half) > 1 for half in halves) and 0 <= edge_s + side * _BESIDE_S <= self.end_s:
-                    beside.append(min(half.mean() for half in halves) / max(own, _LEAST_ACTIVITY))
+                    beside.append(min(half.mean() for half in halves) / (own + few))
             first, last = int(plain[a]), int(plain[b - 1]) + 1
             first -= bool(first and self.is_key[first - 1])
             is_apart = self._begins_shot(first, by_size=True) if a else self._begins_shot(last, by_size=False)
@@ -374,6 +421,13 @@ def _ranked(values: np.ndarray) -> np.ndarray:
         part = np.lib.stride_tricks.sliding_window_view(padded[a : a + (1 << 16) + 2 * half], _WINDOW)
         found[a : a + len(part)] = np.partition(part, _SMALL - 1, axis=1)[:, _SMALL - 1]
     return found
+
+
+def _rise(values: np.ndarray, otherwise: int) -> int:
+    """The number from which on values stay above 0 (Page, 1954), or another where they do not."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    risen = np.flatnonzero(sums - np.minimum.accumulate(sums) > _RISEN)
+    return int(np.argmin(sums[: risen[0]])) if len(risen) else otherwise
 
 
 def _runs(holds: np.ndarray) -> list[tuple[int, int]]:

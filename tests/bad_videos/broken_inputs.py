@@ -7,6 +7,7 @@ import itertools
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -212,6 +213,53 @@ def tags(count: int) -> bytes:
     return box(b"udta", *(box(b"\xa9" + struct.pack(">I", n)[1:], b"\0\x08\0\0words   ") for n in range(count)))
 
 
+def times_of(frames: int) -> bytes:
+    """The box of MP4 that gives each frame 40 ms."""
+    return full_box(b"stts", struct.pack(">III", 1, frames, 40))
+
+
+def one_chunk(frames: int) -> bytes:
+    """The box of MP4 that says how many frames lie in a row."""
+    return full_box(b"stsc", struct.pack(">IIII", 1, 1, frames, 1))
+
+
+def fixed_sizes(frames: int, size_bytes: int) -> bytes:
+    """MP4 whose index says in a few bytes that there are so many frames, all of one size."""
+    coded = stills()
+    count = len(coded.packets)
+    true = full_box(b"stsz", struct.pack(">II", 0, count), np.array([*map(len, coded.packets)], ">u4").tobytes())
+    claim = full_box(b"stsz", struct.pack(">II", size_bytes, frames))
+    data = mp4(coded).replace(true, claim + box(b"skip", bytes(len(true) - len(claim) - 8)))
+    data = data.replace(times_of(count), times_of(frames))
+    return data.replace(one_chunk(count), one_chunk(frames))
+
+
+def one_place() -> bytes:
+    """MP4 of which each frame is said to begin at the first one, and to reach to the end of the file."""
+    coded = stills()
+    count, size_bytes = len(coded.packets), sum(map(len, coded.packets))
+    more, data = 4 * (count - 1), mp4(coded, sizes=[size_bytes] * count)
+    at = data.index(b"mdat") + 4
+    data = data.replace(one_chunk(count), one_chunk(1))
+    places = full_box(b"stco", struct.pack(">I", count), struct.pack(">I", at + more) * count)
+    data = data.replace(full_box(b"stco", struct.pack(">II", 1, at)), places)
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        begin = data.index(kind) - 4
+        grown = int.from_bytes(data[begin : begin + 4], "big") + more
+        data = data[:begin] + struct.pack(">I", grown) + data[begin + 4 :]
+    return data
+
+
+def cued(cues: Iterable[tuple[int, int]]) -> bytes:
+    """Matroska of 38 s with an index: (time in ms, place in the segment) of each key frame."""
+    points = (
+        element(0xBB, number(0xB3, time_ms), element(0xB7, number(0xF7, 1), number(0xF1, place)))
+        for time_ms, place in cues
+    )
+    film = motion_jpeg(stills().packets * 20)
+    return mkv(film, duration_ms=38_400, frame_duration_ns=40_000_000, in_segment=element(0x1C53BB6B, *points))
+
+
 BOMBS = {
     "compressed index": Input(compressed_moov),
     "compressed index of 4 GB": Input(lambda: compressed_moov((1 << 32) - 1), "limit_exceeded"),
@@ -219,6 +267,17 @@ BOMBS = {
         lambda: mp4(avc()).replace(struct.pack(">II", 0, FRAMES), struct.pack(">II", 1, (1 << 31) - 1)),
         "corrupt_video",
     ),
+    "index of 5 million frames": Input(lambda: fixed_sizes(5_000_000, 1), "corrupt_video"),
+    "index of 9 million frames": Input(lambda: fixed_sizes(9_000_000, 1), "limit_exceeded"),
+    "index of a million frames, 2 GB": Input(lambda: fixed_sizes(1_000_000, 2000), "corrupt_video"),
+    "frames without a byte": Input(lambda: mp4(stills(), sizes=[0] * FRAMES), "corrupt_video"),
+    "frames of 4 GB": Input(lambda: mp4(stills(), sizes=[(1 << 32) - 1] * FRAMES), "corrupt_video"),
+    "frames that are each the whole file": Input(one_place, advances=False),
+    "cues beyond the end": Input(lambda: cued((40 * n, 1 << 60) for n in range(20_000))),
+    "cues to one place": Input(lambda: cued((40 * n, 500) for n in range(20_000))),
+    "cues of one time": Input(lambda: cued((0, 500 + n) for n in range(20_000))),
+    "cues beyond all clocks": Input(lambda: cued(((1 << 62) + n, 500) for n in range(20_000))),
+    "cues in reverse": Input(lambda: cued((40 * n, 60_000 - n) for n in reversed(range(10_000)))),
     "edits of 12 million frames": Input(lambda: mp4(avc(), edits=edit_list(*[(1920, 0)] * 250_000)), "limit_exceeded"),
     "50,000 tags": Input(lambda: mp4(stills(), in_moov=tags(50_000))),
     "10 MB of a tag": Input(

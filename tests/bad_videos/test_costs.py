@@ -13,7 +13,7 @@ from cpllm_model.decoding.samples import DecodeLimits
 from cpllm_model.decoding.sandbox import DecodeSandbox
 from cpllm_model.errors import DecodeTimeoutError, LimitExceededError
 from cpllm_model.network import checkpoint
-from tests.bad_videos.broken_inputs import many_tracks
+from tests.bad_videos.broken_inputs import cued, many_tracks
 from tests.bad_videos.files import FRAMES, empty_h264, mp4
 from tests.bad_videos.streams import clip, transport_stream
 
@@ -74,6 +74,15 @@ def test_a_million_tiny_frames_end_at_the_limit_of_processor_time() -> None:
     with DecodeSandbox(DecodeLimits(cpu_s=2, wall_s=200.0)) as sandbox:
         with pytest.raises(LimitExceededError, match="processor time"):
             decode(sandbox, mp4(coded, durations=1))
+        decode(sandbox, clip())
+
+
+def test_cues_in_reverse_end_at_the_limit_of_processor_time() -> None:
+    # Each is put before all others: libav takes the square of their number.
+    data = cued((40 * n, 500) for n in reversed(range(200_000)))
+    with DecodeSandbox(DecodeLimits(cpu_s=2, wall_s=200.0)) as sandbox:
+        with pytest.raises(LimitExceededError, match="processor time"):
+            decode(sandbox, data)
         decode(sandbox, clip())
 
 

@@ -15,6 +15,7 @@ from cpllm_model.pooling import (
     pooled_levels,
     segment_weights,
     with_frozen_time,
+    without,
 )
 
 LEVELS = np.arange(1, 6)
@@ -59,6 +60,18 @@ def test_the_worst_tenth_has_its_share_of_the_weight() -> None:
 def test_frozen_time_counts_as_bad() -> None:
     excellent = np.eye(5)[[4]]
     assert pooled_levels(excellent, np.ones(1), 0.9) @ LEVELS == pytest.approx(1.4)
+
+
+stretches = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)).map(lambda pair: (pair[0], sum(pair))))
+
+
+@given(stretches, stretches)
+def test_what_is_taken_from_stretches_is_gone_and_nothing_else(one: list, taken: list) -> None:
+    def seconds(found) -> set[int]:
+        return {second for start, end in found for second in range(start, end)}
+
+    left = without(one, taken)
+    assert seconds(left) == seconds(one) - seconds(taken) and list(left) == sorted(left)
 
 
 shares = st.floats(0, 1)

@@ -119,6 +119,24 @@ def test_segments_without_a_picture_do_not_count(predictor, viewed):
     assert rating.score == pytest.approx(expected.score, abs=1e-5)
 
 
+def test_names_stand_over_no_time_without_a_picture(predictor, viewed):
+    worst = max(viewed, key=lambda one: sum(d.named for d in predictor.describe_viewed([one])[0].distortions))
+    end_s = float(worst.times.end_s[-1])
+
+    def named(*events: Event):
+        times = replace(worst.times, events=events)
+        return [d for d in predictor.describe_viewed([replace(worst, times=times)])[0].distortions if d.named]
+
+    everywhere = named()
+    assert everywhere
+    black = Event("black", end_s / 4, end_s / 2)
+    for one, other in zip(everywhere, named(black, Event("freeze", 0.0, end_s)), strict=True):
+        assert one.name == other.name
+        assert all(end <= black.start_s or start >= black.end_s for start, end in other.stretches)
+    # Of a video of writing alone, the writing is what is rated.
+    assert named(Event("credits", 0.0, end_s)) == everywhere
+
+
 def test_frozen_time_lowers_the_score(predictor, viewed):
     one = viewed[0]
     end_s = float(one.times.end_s[-1])

@@ -67,6 +67,32 @@ def test_a_freeze_is_timed_by_the_sizes_of_packets(clip, name):
     assert samples.segment_has_picture.all() and samples.events == (freeze,)
 
 
+ENCODERS = {
+    "a.mp4": {"vcodec": "libx264", "preset": "veryfast", "crf": 16, "g": 50},
+    "b.mp4": {
+        "vcodec": "libx265",
+        "preset": "fast",
+        "crf": 20,
+        "g": 50,
+        "x265-params": "log-level=none:pools=none:frame-threads=1",
+    },
+    "a.webm": {"vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 6, "b:v": 0, "crf": 30, "g": 50},
+    "c.mp4": {"vcodec": "mpeg4", "qscale:v": 4, "g": 50},
+    "a.ts": {"vcodec": "mpeg2video", "qscale:v": 4, "g": 50},
+}
+#: A picture that moves by whole pixels costs few bytes; it stands still for three seconds from 5.4 s on, of 15 s.
+SLOW = (
+    "mandelbrot=s=960x540:r=25:end_pts=1:inner=convergence,trim=end_frame=1,noise=alls=12:all_seed=1,"
+    "loop=374:1,setpts=N/25/TB,crop=640:360:'abs(150-mod(2*(min(n,135)+max(n-210,0)),300))':60"
+)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_freeze_of_what_moves_little_is_timed_at_both_ends(clip, name):
+    freeze = the("freeze", seen_in(clip(name, SLOW, ENCODERS[name])))
+    assert (freeze.start_s, freeze.end_s) == (pytest.approx(5.4, abs=0.5), pytest.approx(8.4, abs=0.5))
+
+
 @pytest.mark.parametrize("source", [f"{MOVING},trim=0:2,tpad=stop_mode=clone:stop_duration=18",
                                     f"{MOVING},trim=0:2,tpad=start_mode=clone:start_duration=18"])  # fmt: skip
 def test_a_video_may_be_frozen_for_most_of_its_time(clip, source):
@@ -132,6 +158,14 @@ def test_credits_are_no_picture_beside_one_and_are_rated_alone(clip, speed):
     assert samples.segment_has_picture[0] and not samples.segment_has_picture[-1]
     alone = seen_in(clip("a.mp4", f"{written},trim=0:5", H264))
     assert alone.segment_has_picture.all() and the("credits", alone).end_s == pytest.approx(5)
+
+
+def test_writing_that_scrolls_ends_at_the_cut_to_a_picture(clip):
+    written = WRITING.format(speed=1)
+    between = f"{MOVING},trim=0:7[a];{written},trim=0:6.2[b];{PICTURE},trim=0:7[c];[a][b][c]concat=n=3"
+    samples = seen_in(clip("a.mp4", between, {"vcodec": "libx264", "preset": "veryfast"}))
+    event = the("credits", samples)
+    assert (event.start_s, event.end_s) == (pytest.approx(7, abs=0.1), pytest.approx(13.2, abs=0.1))
 
 
 @pytest.mark.parametrize("source", ["color=black:s=320x180:r=25:d=6", "smptebars=s=320x180:r=25:d=6",

@@ -126,6 +126,13 @@ def test_flicker_goes_up_and_down():
     assert not look([frame + 3 * n for n, frame in enumerate(panned())]).is_flickering
 
 
+def test_a_fine_pattern_that_moves_does_not_flicker():
+    # A look takes every second column of such a picture, or row: those have all of one shade in turns.
+    stripes = np.where(np.arange(WIDTH + FRAMES) % 2, 60.0, 180.0)[None].repeat(HEIGHT, 0)
+    assert not look([stripes[:, n : n + WIDTH] for n in range(FRAMES)]).is_flickering
+    assert look([stripes[:, n : n + WIDTH] + 8 * (n % 2) for n in range(FRAMES)]).is_flickering
+
+
 def test_two_moments_in_one_frame_are_combed_and_fine_stripes_are_not():
     fields = panned(step=6, frames=2 * FRAMES)
     woven = []
