@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cpllm_model.predictor import Comparison, Description, Rating, VisualTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoItem:
     """A video to score, as it was listed."""
 
