@@ -37,7 +37,7 @@ VERSION = ["video_id", "etag", "model_id"]
 WHOLE = "data.parquet"
 _MANIFEST = "_manifest.json"
 #: How often a reader begins again whose files were merged while it opened them.
-_READ_ATTEMPTS = 3
+_READ_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,18 +190,18 @@ class AppendOnlyTable:
             LakeError: a version is to hold and has no row; or the lake cannot be written.
         """
         view = None if holding is None else self.view()
-        holding = fresh.select(VERSION) if holding is None else holding
-        files, missing_N = self._let_go(view, holding)
-        place_N = _places(fresh.select(VERSION), holding)
-        new_N = np.flatnonzero((place_N >= 0) & missing_N[place_N])
+        versions = fresh.select(VERSION) if holding is None else holding
+        files, missing_N = self._let_go(view, versions)
+        new_N = np.flatnonzero(_places(fresh.select(VERSION), versions.filter(missing_N)) >= 0)
         if len(new_N) != missing_N.sum():
             raise LakeError(f"{self.name} of {self._library!r}: {missing_N.sum() - len(new_N)} versions have no rows")
+        new = fresh if len(new_N) == len(fresh) else taken(fresh, new_N)
         merged = _to_merge(files, len(new_N))
         kept = [file for file in files if file not in merged]
         if view is not None and not len(new_N) and not merged and _same(files, view):
             return False
-        rows = validate(self.name, self._merged(merged, taken(fresh, new_N)))
-        metadata = {"run_id": run_id, "model_id": model_id, "row_count": len(holding)}
+        rows = validate(self.name, self._merged(merged, new))
+        metadata = {"run_id": run_id, "model_id": model_id, "row_count": len(versions)}
         metadata |= {"schema_version": SCHEMA_VERSION, "library": self._library}
         require_claim()
         if len(rows) or not kept:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pytest
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
 from cpllm_dagster.lake.rows import validate
 from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import Lake
+from cpllm_model.errors import LakeError
 
 MODEL = "tiny-000000000000"
 
@@ -138,11 +141,20 @@ def test_comparisons_of_another_model_do_not_hold() -> None:
     assert len(graph_of(names(5), other).table()) == 0
 
 
-def test_tokens_come_back_as_they_were() -> None:
+def test_tokens_come_back_as_they_were(tmp_path: Path) -> None:
+    """Those of the videos that were asked for."""
     tokens_NLD = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
-    row = {"video_id": "a", "etag": "1", "model_id": MODEL, "segment_start_s": [0.0, 2.5]}
+    row = {"etag": "1", "model_id": MODEL, "segment_start_s": [0.0, 2.5]}
     row |= {"tokens": tokens_NLD.tobytes(), "tokens_shape": [2, 3, 4]}
-    table = TokenTable(pa.Table.from_pylist([row], SCHEMAS["features"]))
-    assert list(table) == ["a"] and len(table) == 1
+    lake = Lake(str(tmp_path))
+    lake.write("features", "films", [row | {"video_id": name} for name in "abc"], run_id="r", model_id=MODEL)
+    view = lake.view("features", "films")
+    assert view is not None
+    table = TokenTable(view)
+    table.fetch(["b"])
+    table.fetch(["a", "b"])
+    assert sorted(table) == ["a", "b"] and len(table) == 2
     assert np.array_equal(table["a"].tokens_NLD, tokens_NLD)
     assert table["a"].segment_start_s.tolist() == [0.0, 2.5]
+    with pytest.raises(LakeError, match="no tokens of 1 videos"):
+        table.fetch(["d", "a"])
