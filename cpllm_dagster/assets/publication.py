@@ -115,6 +115,7 @@ def publish_versions(
     fresh: pa.Table,
     holding: pa.Table,
     *,
+    made: int,
     run_id: str,
     model_id: str,
     asset_key: str,
@@ -126,6 +127,7 @@ def publish_versions(
         table_name, library: which.
         fresh: the rows to add.
         holding: versions that have a row from now on, those of `fresh` included.
+        made: how many rows this run computed.
         run_id, model_id: who computes.
         asset_key: the asset.
 
@@ -134,7 +136,7 @@ def publish_versions(
     """
     old = published_or_empty(lake, table_name, library, VERSION)
     lake.update(table_name, library, fresh, holding, run_id=run_id, model_id=model_id)
-    return _result(lake, table_name, library, len(fresh), _removed(table_name, old, holding), None, asset_key)
+    return _result(lake, table_name, library, made, _removed(table_name, old, holding), None, asset_key)
 
 
 def _result(

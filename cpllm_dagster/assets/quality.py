@@ -176,6 +176,7 @@ def quality(
         library,
         fresh["features"],
         versions,
+        made=made["descriptions"],
         run_id=run_id,
         model_id=model_id,
         asset_key=ASSETS["features"],
