@@ -100,7 +100,7 @@ def measure(folder: Path, rows: pa.Table) -> None:
 
 
 def measure_delta(folder: Path, rows: pa.Table) -> None:
-    """Do the same by Delta Lake."""
+    """Do the same by Delta Lake, but for reading single rows, for which it has no way without an engine."""
     from deltalake import DeltaTable, write_deltalake  # pyright: ignore[reportMissingImports]
 
     meter, count = Meter(folder), len(rows) - 2
@@ -114,9 +114,6 @@ def measure_delta(folder: Path, rows: pa.Table) -> None:
             write_deltalake(folder, rows.slice(count + number - 1, 1), mode="append")
     with meter("let a video go"):
         DeltaTable(folder).delete(f"video_id = '{rows['video_id'][0]}'")
-    with meter("read the tokens of 20"):
-        wanted = rows["video_id"].take(np.linspace(1, count - 1, 20, dtype=np.int64)).to_pylist()
-        assert len(DeltaTable(folder).to_pyarrow_table(filters=[("video_id", "in", wanted)])) == 20
 
 
 if __name__ == "__main__":
