@@ -38,7 +38,7 @@ format: .venv/installed
 
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/installed  ## figures of speed, memory and ranking; the last ones take long on a busy machine
-	for name in decode_speed model_speed platform_speed night ranking_simulation library_scale library_report; do \
+	for name in decode_speed model_speed platform_speed night ranking_simulation library_scale features_append library_report driver_limit; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

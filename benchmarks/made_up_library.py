@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +20,11 @@ from scipy.special import expit
 from stub_listing import ETAG, KEY
 
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph
+from cpllm_dagster.batch.supervisor import VideoItem, VideoResult
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.tables import video_id
+from cpllm_model.answers import Description, Distortion, Rating, VisualTokens
+from cpllm_model.scale import DISTORTIONS, SCENE_FACTS
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PART_PAIRS = 2000
@@ -119,6 +122,35 @@ def token_rows(scores: pa.Table, token_bytes: int) -> Iterator[pa.Table]:
             tokens=[content[start : start + token_bytes] for start in range(0, len(content), token_bytes)],
             tokens_shape=[[1, 1, token_bytes // 2]] * len(rows_P),
         )
+
+
+def results(items: Sequence[VideoItem], token_bytes: int) -> Iterator[VideoResult]:
+    """Give answers for videos as they come from the workers: four segments, all distortions, a sentence or two."""
+    random = np.random.default_rng(0)
+    starts, ends = (0.0, 15.0, 30.0, 45.0), (15.0, 30.0, 45.0, 60.0)
+    for item in items:
+        scores = tuple((1 + 4 * random.random(4)).tolist())
+        rating = Rating(
+            score=sum(scores) / 4,
+            score_std=0.4,
+            level="fair",
+            level_probabilities=(0.2,) * 5,
+            segment_start_s=starts,
+            segment_end_s=ends,
+            segment_score=scores,
+            score_worst=min(scores),
+            worst_start_s=0.0,
+            worst_end_s=15.0,
+            scene={name: words[0] for name, words in SCENE_FACTS.items()},
+        )
+        severities = random.random(len(DISTORTIONS)).tolist()
+        distortions = tuple(
+            Distortion(name, severity, severity, severity > 0.8, ((0.0, 15.0),))
+            for name, severity in zip(DISTORTIONS, severities, strict=True)
+        )
+        words = Description(f"The video is fair. Video {item.video_id} shows it in two segments.", distortions)
+        tokens = VisualTokens(np.frombuffer(random.bytes(token_bytes), np.float16).reshape(1, 1, -1), np.zeros(1))
+        yield VideoResult(item, None, rating, words, tokens, "keyframe", 0, 0.5, 0.5, 1)
 
 
 def compare_all(graph: ComparisonGraph, truth_N: np.ndarray, random: np.random.Generator) -> None:

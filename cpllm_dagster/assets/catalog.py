@@ -76,9 +76,9 @@ def video_catalog(
     library = library_name(context.partition_key)
     store, tables = catalog.open(), lake.claim(context, library)
     published = published_or_empty(tables, "catalog", library)
-    parts, _ = tables.read_parts(library, PROBED)
+    broken, _ = tables.read_parts(library, PROBED)
     # A table of an earlier version may not have this column.
-    known = pa.concat_tables([published, parts["catalog"]], promote_options="default")
+    known = pa.concat_tables([published, broken["catalog"]], promote_options="default")
     listing = store.objects(library)
     kept, new = split_listing(listing, known, retry_archived=config.retry_archived)
     if not (len(published) or new or len(kept) or listing.left_out):
@@ -93,18 +93,19 @@ def video_catalog(
     context.log.info(f"{library!r}: {len(new)} videos to probe, {len(kept)} unchanged. {left_out_sentence(listing)}")
     if len(unlisted):
         context.log.warning(f"{library!r}: {len(unlisted)} videos are not listed and not gone: their rows stay")
-    probed = []
+    parts = [SCHEMAS["catalog"].empty_table()]
     progress = Progress(library, len(new), context.log.info, context.log.warning)
     for rows in probe_videos(new, store, limits.decode_limits(), config):
         tables.append_part(library, PROBED, {"catalog": rows})
-        probed += rows
+        parts.append(pa.Table.from_pylist(rows, SCHEMAS["catalog"]))
         for row in rows:
             progress.add(row["uri"], row.get("probe_error_type"), row.get("probe_error_message"))
     if new:
         context.log.info(progress.line())
+    probed = pa.concat_tables(parts).combine_chunks()
     good = int((kept["probe_status"].to_numpy() == "ok").sum())
-    require_readable(library, (row.get("probe_error_type") for row in probed), good)
-    rows = pa.concat_tables([kept, pa.Table.from_pylist(probed, SCHEMAS["catalog"])], promote_options="default")
+    require_readable(library, probed["probe_error_type"].to_pylist(), good)
+    rows = pa.concat_tables([kept, probed], promote_options="default")
     result = publish(
         tables,
         "catalog",

@@ -8,7 +8,7 @@ Shapes: N scored videos in the order of their ids, P comparisons, 2 the two vide
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cpllm_dagster.lake.append_only import RowView
 from cpllm_dagster.lake.rows import places
 from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_model.errors import LakeError
 from cpllm_model.pooling import frozen_share
 from cpllm_model.ranking import (
     PRECISION,
@@ -223,29 +225,39 @@ class ComparisonGraph:
 
 
 class TokenTable(Mapping[str, "VisualTokens"]):
-    """The visual tokens of a features table by video id, made as they are asked for: they may exceed memory.
+    """Visual tokens by video id: fetched to the local disk for the videos of a round, and made as they are asked for.
 
     Args:
-        features: rows of the features table.
+        features: the table `features` as it is published.
         scores: rows of the scores table, which know the events of each video.
     """
 
-    def __init__(self, features: pa.Table, scores: pa.Table) -> None:
+    def __init__(self, features: RowView, scores: pa.Table) -> None:
+        self._features = features
         self._frozen_shares = frozen_shares(scores)
-        self._batches = features.to_batches()
-        self._place = {
-            video_id: (batch, row)
-            for batch, rows in enumerate(self._batches)
-            for row, video_id in enumerate(rows["video_id"].to_pylist())
-        }
+        self._place: dict[str, tuple[pa.RecordBatch, int]] = {}
+
+    def fetch(self, video_ids: Iterable[str]) -> None:
+        """Have the tokens of these videos at hand, beside those that were fetched before.
+
+        Raises:
+            LakeError: the table has no tokens of a video.
+        """
+        wanted = [video_id for video_id in video_ids if video_id not in self._place]
+        if not wanted:
+            return
+        row_N = places(pa.array(wanted), self._features.versions["video_id"])
+        if (row_N < 0).any():
+            raise LakeError(f"the table features has no tokens of {(row_N < 0).sum()} videos that have a score")
+        for batch in self._features.rows(row_N).to_batches():
+            for row, video_id in enumerate(batch["video_id"].to_pylist()):
+                self._place[video_id] = (batch, row)
 
     def __getitem__(self, video_id: str) -> VisualTokens:
         from cpllm_model.predictor import VisualTokens  # imports torch
 
         batch, row = self._place[video_id]
-        data, shape, start_s = (
-            self._batches[batch][name][row] for name in ("tokens", "tokens_shape", "segment_start_s")
-        )
+        data, shape, start_s = (batch[name][row] for name in ("tokens", "tokens_shape", "segment_start_s"))
         tokens_NLD = np.frombuffer(data.as_buffer(), np.float16).reshape(shape.as_py())
         return VisualTokens(tokens_NLD, np.array(start_s.as_py()), self._frozen_shares.get(video_id, 0.0))
 

@@ -35,14 +35,14 @@ class QualityPlan:
 
     Args:
         kept: id and ETag of the videos whose published rows hold, scored or failed.
-        recovered: scores and descriptions of a broken run that hold and are not published.
+        recovered: id and ETag of the videos whose rows in the parts of a broken run hold and are not published.
         refused: failures of the catalogue that are not yet among the scores.
         todo: videos to decode and score.
         complete: nothing must be done, and the published tables have exactly the right rows and all columns.
     """
 
     kept: pa.Table
-    recovered: dict[str, pa.Table]
+    recovered: pa.Table
     refused: list[tuple[VideoItem, VideoError]]
     todo: list[VideoItem]
     complete: bool
@@ -77,14 +77,14 @@ def plan_quality(
     versions = catalog.select(["video_id", "etag"])
     kept, recovered = (versions.filter(chosen_N) for chosen_N in (published_N | same_failure_N, recovered_N))
     refused = [
-        (item_of(row), video_error(row["probe_error_type"], row["uri"], row["probe_error_message"]))
-        for row in catalog.filter(refused_N).to_pylist()
+        (item, video_error(row["probe_error_type"], item.uri, row["probe_error_message"]))
+        for item, row in zip(items_of(catalog.filter(refused_N)), catalog.filter(refused_N).to_pylist(), strict=True)
     ]
     return QualityPlan(
         kept=kept,
-        recovered={name: rows_of(parts[name], recovered, model_id) for name in ("scores", "descriptions")},
+        recovered=recovered,
         refused=refused,
-        todo=[item_of(row) for row in catalog.filter(todo_N).to_pylist()],
+        todo=items_of(catalog.filter(todo_N)),
         complete=not (refused or todo_N.any() or recovered_N.any())
         and set(SCHEMAS["scores"].names) <= set(before["scores"].column_names)  # an earlier version had fewer
         and all(len(rows_of(table, kept, model_id)) == len(table) for table in before.values()),
@@ -97,9 +97,10 @@ def rows_of(table: pa.Table, versions: pa.Table, model_id: str) -> pa.Table:
     return table if chosen_P.all() else taken(table, np.flatnonzero(chosen_P))
 
 
-def item_of(row: dict) -> VideoItem:
-    """Give the batch's item of a catalogue row."""
-    return VideoItem(row["video_id"], row["uri"], row["etag"], row["size_bytes"])
+def items_of(catalog: pa.Table) -> list[VideoItem]:
+    """Give the batch's items of rows of the catalogue."""
+    columns = (catalog[name].to_pylist() for name in ("video_id", "uri", "etag", "size_bytes"))
+    return [VideoItem(*values) for values in zip(*columns, strict=True)]
 
 
 def _answered(

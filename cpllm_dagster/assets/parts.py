@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -10,10 +11,14 @@ from cpllm_dagster.lake.tables import Lake
 
 #: Rows by table name.
 Rows = dict[str, list[dict[str, Any]]]
+#: While a part is being written so many times the items of one may gather; then who adds more waits.
+MOST_GATHERED = 8
 
 
 class PartKeeper:
     """Gathers rows and keeps them in the lake every so many items or seconds, and at the end of its `with` block.
+
+    Parts are written beside the work that makes the rows: what comes meanwhile gathers for the next part.
 
     Args:
         lake: where the parts go.
@@ -28,19 +33,37 @@ class PartKeeper:
         self._items, self._interval_s = items, interval_s
         self._waiting: list[Rows] = []
         self._kept_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
+        self._writing: Future[None] | None = None
 
-    def add(self, rows: Rows) -> bool:
-        """Take the rows of one more item, and tell whether a part was kept now."""
+    def add(self, rows: Rows) -> None:
+        """Take the rows of one more item.
+
+        Raises:
+            LakeError: the part before could not be written.
+        """
         self._waiting.append(rows)
         due = len(self._waiting) >= self._items or time.monotonic() - self._kept_at >= self._interval_s
-        if due:
-            self.keep()
-        return due
+        if due and (self._is_idle or len(self._waiting) >= MOST_GATHERED * self._items):
+            self._end_writing()
+            self._writing = self._thread.submit(self._write, self._taken())
 
-    def keep(self) -> None:
-        """Keep what waits in one part."""
-        waiting, self._waiting = self._waiting, []
+    @property
+    def _is_idle(self) -> bool:
+        return self._writing is None or self._writing.done()
+
+    def _end_writing(self) -> None:
+        """Wait for the part that is being written; raises what that raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _taken(self) -> list[Rows]:
+        taken, self._waiting = self._waiting, []
         self._kept_at = time.monotonic()
+        return taken
+
+    def _write(self, waiting: list[Rows]) -> None:
         part: Rows = {}
         for rows in waiting:
             for table_name, table_rows in rows.items():
@@ -54,4 +77,8 @@ class PartKeeper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.keep()
+        with self._thread:
+            try:
+                self._end_writing()
+            finally:
+                self._write(self._taken())

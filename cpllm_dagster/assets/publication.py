@@ -12,6 +12,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
+from cpllm_dagster.lake.append_only import VERSION, RowView
 from cpllm_dagster.lake.rows import key_numbers, validate
 from cpllm_dagster.lake.schemas import SCHEMA_VERSION, SCHEMAS, comment, names_as_text
 from cpllm_dagster.lake.tables import Lake
@@ -40,8 +41,24 @@ def published(lake: Lake, table_name: str, library: str, columns: list[str] | No
     """
     table = lake.read(table_name, library, columns)
     if table is None:
-        raise LakeError(f"library {library!r} has no table {table_name!r} yet: materialize the asset before this one")
+        raise _not_yet(table_name, library)
     return table
+
+
+def published_rows(lake: Lake, table_name: str, library: str) -> RowView:
+    """Open a table whose files are only added, and which must have been published.
+
+    Raises:
+        LakeError: the library has no such table yet.
+    """
+    view = lake.view(table_name, library)
+    if view is None:
+        raise _not_yet(table_name, library)
+    return view
+
+
+def _not_yet(table_name: str, library: str) -> LakeError:
+    return LakeError(f"library {library!r} has no table {table_name!r} yet: materialize the asset before this one")
 
 
 def published_or_empty(lake: Lake, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table:
@@ -88,6 +105,50 @@ def publish(
         if before is None or before.get("schema_version") != SCHEMA_VERSION or not valid.equals(old):
             lake.write(table_name, library, valid, run_id=run_id, model_id=model_id)
             removed = _removed(table_name, old, valid)
+    return _result(lake, table_name, library, made, removed, metadata, asset_key)
+
+
+def publish_versions(
+    lake: Lake,
+    table_name: str,
+    library: str,
+    fresh: pa.Table,
+    holding: pa.Table,
+    *,
+    made: int,
+    run_id: str,
+    model_id: str,
+    asset_key: str,
+) -> dg.MaterializeResult:
+    """Add rows to a table whose files are only added, and tell what changed.
+
+    Args:
+        lake: where to.
+        table_name, library: which.
+        fresh: the rows to add.
+        holding: versions that have a row from now on, those of `fresh` included.
+        made: how many rows this run computed.
+        run_id, model_id: who computes.
+        asset_key: the asset.
+
+    Raises:
+        LakeError: a version has no row, or the lake cannot be written.
+    """
+    old = published_or_empty(lake, table_name, library, VERSION)
+    lake.update(table_name, library, fresh, holding, run_id=run_id, model_id=model_id)
+    return _result(lake, table_name, library, made, _removed(table_name, old, holding), None, asset_key)
+
+
+def _result(
+    lake: Lake,
+    table_name: str,
+    library: str,
+    made: int,
+    removed: int,
+    metadata: dict[str, Any] | None,
+    asset_key: str | None,
+) -> dg.MaterializeResult:
+    """Tell what a published table has now."""
     file = lake.metadata(table_name, library)
     assert file is not None
     row_count = file["row_count"]

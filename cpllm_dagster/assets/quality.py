@@ -31,13 +31,20 @@ from cpllm_dagster.assets.history import (
     score_figures,
     settle_pending,
 )
-from cpllm_dagster.assets.incremental import plan_quality, rows_of
+from cpllm_dagster.assets.incremental import QualityPlan, plan_quality, rows_of
 from cpllm_dagster.assets.parts import PartKeeper, Rows
 from cpllm_dagster.assets.progress import Progress
-from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
+from cpllm_dagster.assets.publication import (
+    publish,
+    publish_versions,
+    published,
+    published_or_empty,
+    table_metadata,
+)
 from cpllm_dagster.assets.retries import COSTLY_TYPES, earlier_failures, stated
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
+from cpllm_dagster.lake.append_only import VERSION, RowView
 from cpllm_dagster.lake.rows import places
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import ROWS_AT_ONCE, taken
@@ -98,71 +105,83 @@ def quality(
     library, model_id, run_id = library_name(context.partition_key), model.model_id, context.run.run_id
     tables = lake.claim(context, library)
     settle_pending(tables, library)
-    now = {
-        "scores": published_or_empty(tables, "scores", library),
-        "descriptions": published_or_empty(tables, "descriptions", library),
-        # The tokens are by far the largest column, and are read only when the table is written anew.
-        "features": published_or_empty(tables, "features", library, ["video_id", "etag", "model_id"]),
-    }
-    before = now["scores"]
-    parts, _ = tables.read_parts(library, model_id)
+    now = {name: published_or_empty(tables, name, library) for name in ("scores", "descriptions")}
+    before, features = now["scores"], tables.view("features", library)
+    # Visual tokens are by far the largest column: what a plan needs of them are the versions.
+    versions = SCHEMAS["features"].empty_table().select(VERSION) if features is None else features.versions
     listed = published(tables, "catalog", library)
-    plan = plan_quality(listed, now, parts, model_id, retry_archived=config.retry_archived)
+    plan = plan_quality(
+        listed,
+        now | {"features": versions},
+        tables.read_parts(library, model_id)[0],
+        model_id,
+        retry_archived=config.retry_archived,
+    )
     context.log.info(f"{library!r}: {len(plan.todo)} videos to score, {len(plan.kept)} answered by {model_id}")
 
     started = time.monotonic()
-    # Not the tokens: those lie in the parts until they are published.
-    new: Rows = {"scores": [], "descriptions": []}
     if plan.todo:
         ray.require(context)
         settings = config.batch_settings(ray)
         results = score_videos(
             plan.todo, store=catalog.open(), model=model.source, settings=settings, limits=limits.decode_limits()
         )
-        earlier = earlier_failures(now["scores"], model_id)
+        earlier = earlier_failures(before, model_id)
+        # The parts are the only place where results are kept: those of a large library are larger than memory.
         keeper = PartKeeper(tables, library, model_id, config.part_videos, config.part_interval_s)
         with keeper, closing(results):
             progress = Progress(library, len(plan.todo), context.log.info, context.log.warning)
             for result in results:
                 rows = result_rows(result, model_id, run_id)
-                rows["scores"] = [stated(row, earlier) for row in rows["scores"]]
-                for name, gathered in new.items():
-                    gathered += rows.get(name, [])
-                keeper.add(rows)
+                keeper.add(rows | {"scores": [stated(row, earlier) for row in rows["scores"]]})
                 error = result.error
                 progress.add(result.item.uri, error and error.error_type, error and error.cause)
             context.log.info(progress.line())
     elapsed_s = time.monotonic() - started
-    good = len(rows_of(now["descriptions"], plan.kept, model_id)) + len(plan.recovered["descriptions"])
-    require_readable(library, (row.get("error_type") for row in new["scores"]), good)
-    new["scores"] += [failure_row(item, error, model_id, run_id) for item, error in plan.refused]
-    repeated = repeated_failures(new["scores"], now["scores"], model_id)
-    new["scores"] = [row for row in new["scores"] if row["video_id"] not in repeated]
-    holding = pa.concat_tables([plan.kept, pa.Table.from_pylist(list(repeated.values()), plan.kept.schema)])
+    fresh = finished_rows(tables, library, model_id, plan)
+    scored = _rows_among(fresh["scores"], plan.todo)
+    good = len(rows_of(now["descriptions"], plan.kept, model_id)) + len(
+        rows_of(fresh["descriptions"], plan.recovered, model_id)
+    )
+    require_readable(library, scored["error_type"].to_pylist(), good)
+    refused = [failure_row(item, error, model_id, run_id) for item, error in plan.refused]
+    scored = pa.concat_tables([scored, pa.Table.from_pylist(refused, SCHEMAS["scores"])])
+    repeated_N = repeated_failures(scored, before, model_id)
+    staying = scored.filter(repeated_N).select(plan.kept.column_names).cast(plan.kept.schema)
+    holding = pa.concat_tables([plan.kept, staying])
+    scored = scored.filter(~repeated_N)
+    fresh["scores"] = pa.concat_tables([rows_of(fresh["scores"], plan.recovered, model_id), scored])
 
-    made = {name: len(new["scores" if name == "scores" else "descriptions"]) for name in ASSETS}
+    made = {"scores": len(scored), "descriptions": len(_rows_among(fresh["descriptions"], plan.todo))}
     put_by: list[str] = []
     if not plan.complete:
-        fresh = {
-            name: pa.concat_tables([plan.recovered[name], pa.Table.from_pylist(new[name], SCHEMAS[name])])
-            for name in new
-        }
-        fresh["features"] = kept_tokens(tables, library, model_id, fresh["descriptions"])
-        now["features"] = published_or_empty(tables, "features", library)
-        put_by = put_removed_by(tables, library, model_id, now, listed)
-        for name, rows in fresh.items():
+        put_by = put_removed_by(tables, library, model_id, now, features, listed)
+        for name in now:
             # A table of an earlier version may not have all nullable columns.
-            now[name] = pa.concat_tables([rows_of(now[name], holding, model_id), rows], promote_options="default")
+            pieces = [rows_of(now[name], holding, model_id), fresh[name]]
+            now[name] = pa.concat_tables(pieces, promote_options="default")
         now["scores"] = with_keys(now["scores"], listed)
     recorded_at = datetime.now(UTC)
     changes = change_rows(before, now["scores"], run_id=run_id, recorded_at=recorded_at)
-    spent_s = {"scoring_s": elapsed_s, **{f"{name}_sum": seconds for name, seconds in spent(new["scores"]).items()}}
+    spent_s = {"scoring_s": elapsed_s, **{f"{name}_sum": seconds for name, seconds in spent(scored).items()}}
     night = night_row(
         now["scores"], changes, run_id=run_id, recorded_at=recorded_at, model_id=model_id, spent_s=spent_s
     )
     if len(changes):
         keep_pending(tables, library, changes, night)
-    for name, asset in ASSETS.items():
+    versions = pa.concat_tables([rows_of(versions, holding, model_id), fresh["features"].select(VERSION)])
+    yield publish_versions(
+        tables,
+        "features",
+        library,
+        fresh["features"],
+        versions,
+        made=made["descriptions"],
+        run_id=run_id,
+        model_id=model_id,
+        asset_key=ASSETS["features"],
+    )
+    for name in now:
         yield publish(
             tables,
             name,
@@ -171,8 +190,8 @@ def quality(
             made=made[name],
             run_id=run_id,
             model_id=model_id,
-            metadata=score_metadata(now, new["scores"], elapsed_s) if name == "scores" else None,
-            asset_key=asset,
+            metadata=score_metadata(now, scored, elapsed_s) if name == "scores" else None,
+            asset_key=ASSETS[name],
         )
     if len(changes):
         settle_pending(tables, library)
@@ -190,26 +209,40 @@ def quality(
     tables.clear_parts(library, model_id, but=put_by)
 
 
-def put_removed_by(tables: Lake, library: str, model_id: str, now: dict[str, pa.Table], listed: pa.Table) -> list[str]:
+def put_removed_by(
+    tables: Lake,
+    library: str,
+    model_id: str,
+    now: dict[str, pa.Table],
+    features: RowView | None,
+    listed: pa.Table,
+) -> list[str]:
     """Keep the answers for videos that are no longer in the catalogue as parts: the next run takes them up again.
 
     It drops those that it also misses. So a video that comes back after one night is not decoded again.
 
     Args:
         tables, library, model_id: where, and whose answers.
-        now: scores, descriptions and features as published.
+        now, features: scores and descriptions, and visual tokens, as published.
         listed: the catalogue.
 
     Returns:
         The names of the parts.
     """
-    ids, names = listed["video_id"].unique(), []
-    for name, table in now.items():
+
+    def gone_rows(table: pa.Table) -> np.ndarray:
         of_model_N = places(table["model_id"], pa.array([model_id])) == 0
-        gone = taken(table, np.flatnonzero(of_model_N & (places(table["video_id"], ids) < 0)))
-        for start in range(0, len(gone), ROWS_AT_ONCE):  # tokens of many videos are larger than memory
-            names.append(tables.append_part(library, model_id, {name: gone.slice(start, ROWS_AT_ONCE)}))
-    return names
+        return np.flatnonzero(of_model_N & (places(table["video_id"], ids) < 0))
+
+    ids = listed["video_id"].unique()
+    removed = {name: taken(table, gone_rows(table)) for name, table in now.items()}
+    if features is not None:
+        removed["features"] = features.rows(gone_rows(features.versions))
+    return [
+        tables.append_part(library, model_id, {name: table.slice(start, ROWS_AT_ONCE)})
+        for name, table in removed.items()
+        for start in range(0, len(table), ROWS_AT_ONCE)  # tokens of many videos are larger than memory
+    ]
 
 
 def with_keys(scores: pa.Table, catalog: pa.Table) -> pa.Table:
@@ -221,20 +254,36 @@ def with_keys(scores: pa.Table, catalog: pa.Table) -> pa.Table:
     return scores.add_column(at, SCHEMAS["scores"].field("key"), key)
 
 
-def kept_tokens(tables: Lake, library: str, model_id: str, described: pa.Table) -> pa.Table:
-    """Give the visual tokens of described videos, as they lie in the parts.
+def finished_rows(tables: Lake, library: str, model_id: str, plan: QualityPlan) -> dict[str, pa.Table]:
+    """Give the rows of what this run and a broken one before it have finished, as they lie in the parts.
 
     Raises:
         LakeError: a part has been damaged since it was written.
     """
+    if not (plan.todo or len(plan.recovered)):
+        return {name: SCHEMAS[name].empty_table() for name in ASSETS}
     parts, damaged = tables.read_parts(library, model_id)
-    rows = rows_of(parts["features"], described.select(["video_id", "etag"]), model_id)
-    if len(rows) != len(described):
-        raise LakeError(
-            f"library {library!r}: the parts hold the visual tokens of {len(rows)} of {len(described)} videos; "
-            f"{len(damaged)} parts are damaged. Run again: what is missing is computed anew"
-        )
+    wanted = pa.concat_tables([plan.recovered, _versions_of(plan.todo, plan.recovered.schema)])
+    rows = {name: rows_of(parts[name], wanted, model_id) for name in ASSETS}
+    scored = len(rows["scores"].filter(pc.field("status") == "ok"))
+    counts = {"scores": len(wanted), "descriptions": scored, "features": scored}
+    for name, count in counts.items():
+        if len(rows[name]) != count:
+            raise LakeError(
+                f"library {library!r}: the parts hold {len(rows[name])} of {count} rows of {name}; "
+                f"{len(damaged)} parts are damaged. Run again: what is missing is computed anew"
+            )
     return rows
+
+
+def _versions_of(items: list[VideoItem], schema: pa.Schema) -> pa.Table:
+    """Give id and ETag of videos."""
+    return pa.table([[getattr(item, name) for item in items] for name in schema.names], schema=schema)
+
+
+def _rows_among(table: pa.Table, items: list[VideoItem]) -> pa.Table:
+    """Give the rows of these videos."""
+    return table.filter(places(table["video_id"], pa.array([item.video_id for item in items], pa.string())) >= 0)
 
 
 def result_rows(result: VideoResult, model_id: str, run_id: str) -> Rows:
@@ -297,29 +346,33 @@ def failure_row(item: VideoItem, error: VideoError, model_id: str, run_id: str) 
     }
 
 
-def repeated_failures(rows: list[dict[str, Any]], before: pa.Table, model_id: str) -> dict[str, dict[str, str]]:
-    """Give, by video id, the id and ETag of those that failed as they had failed before: their older row stays.
+def repeated_failures(rows: pa.Table, before: pa.Table, model_id: str) -> np.ndarray:
+    """Tell which rows failed as they had failed before, so that their older row stays: bool (N,).
 
     Not of failures that are counted: their new row says how often they happened.
+
+    Args:
+        rows: of the scores table, new.
+        before: the scores table as published.
+        model_id: whose.
     """
-    same = ["video_id", "etag", "model_id", "error_type"]
-    failed = before.filter((pc.field("status") == "failed") & (pc.field("model_id") == model_id))
-    old = {tuple(row.values()) for row in failed.select(same).to_pylist()}
-    return {
-        row["video_id"]: {"video_id": row["video_id"], "etag": row["etag"]}
-        for row in rows
-        if row["status"] == "failed"
-        and row["error_type"] not in COSTLY_TYPES
-        and tuple(row[name] for name in same) in old
-    }
+    old = before.filter((pc.field("status") == "failed") & (pc.field("model_id") == model_id))
+    place_N = places(rows["video_id"], old["video_id"])
+    there = old.take(pa.array(place_N, mask=place_N < 0))
+    costly = pa.array(sorted(COSTLY_TYPES))
+    repeated_N = (place_N >= 0) & ~pc.is_in(rows["error_type"], costly).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("etag", "error_type"):
+        equal = pc.equal(rows[name], there[name]).fill_null(False)  # pyright: ignore[reportAttributeAccessIssue]
+        repeated_N &= equal.to_numpy()
+    return repeated_N
 
 
-def spent(new: list[dict[str, Any]]) -> dict[str, float]:
+def spent(scored: pa.Table) -> dict[str, float]:
     """Sum up the seconds that rows of the scores table took in decoding and in the model."""
-    return {name: sum((row.get(name) or 0.0 for row in new), 0.0) for name in ("decode_s", "inference_s")}
+    return {name: pc.sum(scored[name]).as_py() or 0.0 for name in ("decode_s", "inference_s")}  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def score_metadata(tables: dict[str, pa.Table], new: list[dict[str, Any]], elapsed_s: float) -> dict[str, Any]:
+def score_metadata(tables: dict[str, pa.Table], new: pa.Table, elapsed_s: float) -> dict[str, Any]:
     """Give what the UI shows of a library's scores.
 
     Args:
@@ -333,7 +386,7 @@ def score_metadata(tables: dict[str, pa.Table], new: list[dict[str, Any]], elaps
     return {
         **figures,
         **failure_metadata(scores),
-        "videos_per_s": len(new) / elapsed_s if new else 0.0,
+        "videos_per_s": len(new) / elapsed_s if len(new) else 0.0,
         **spent(new),
         "score_histogram": dg.MetadataValue.md(score_histogram(values)),
         "worst_and_best": dg.MetadataValue.md(worst_and_best(scores, tables["descriptions"])),

@@ -12,7 +12,13 @@ from pydantic import Field
 
 from cpllm_dagster.assets.batch_config import BatchConfig
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable
-from cpllm_dagster.assets.publication import publish, published, published_or_empty, table_metadata
+from cpllm_dagster.assets.publication import (
+    publish,
+    published,
+    published_or_empty,
+    published_rows,
+    table_metadata,
+)
 from cpllm_dagster.assets.quality import ASSETS, MODEL_POOL
 from cpllm_dagster.batch.supervisor import PairComparer
 from cpllm_dagster.catalog.objects import library_name
@@ -63,9 +69,10 @@ def pairwise_comparisons(
     made = 0
     if graph.unfinished:
         ray.require(context)
-        tokens = TokenTable(published(tables, "features", library), scores)
+        tokens = TokenTable(published_rows(tables, "features", library), scores)
         with PairComparer(model.source, config.batch_settings(ray)) as comparer:
             for round_index, pairs in enumerate(graph.rounds()):
+                tokens.fetch({video_id for pair in pairs for video_id in pair})
                 answers = comparer.compare(pairs, tokens)
                 while part := list(islice(answers, config.part_pairs)):
                     rows = graph.add_answers(part)

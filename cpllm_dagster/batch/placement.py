@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CPU_BATCH, GPU_BATCH = 4, 16
 #: Decoded videos that wait for a model worker by default, in its batches; and at the least.
 BATCHES_WAITING, LEAST_WAITING = 2, 16
+#: Videos that a decode worker gets at once at most; by default only where there are more workers than MANY_DECODERS is
+#: there memory for that many, since fewer workers do not keep a driver busy.
+MOST_VIDEOS_A_CALL, MANY_DECODERS = 8, 32
 #: Sums of shares such as 0.4 are not exact.
 ROUNDING = 1e-6
 
@@ -133,10 +136,15 @@ def place(settings: BatchSettings, nodes: Sequence[Node], *, decoding: bool = Tr
             batch_size=batch,
             precision=settings.precision or (Precision.bfloat16 if share else Precision.float32),
             samples_in_memory=settings.samples_in_memory
-            or max(LEAST_WAITING, len(decode_nodes) + BATCHES_WAITING * batch * len(model_nodes)),
+            or max(LEAST_WAITING, _decoding(len(decode_nodes)) + BATCHES_WAITING * batch * len(model_nodes)),
         ),
         model_nodes,
         decode_nodes,
         max(0, (settings.model_workers or 0) - len(model_nodes)),
         max(0, (settings.decode_workers or 0) - len(decode_nodes)) if decoding else 0,
     )
+
+
+def _decoding(workers: int) -> int:
+    """Give how many videos are decoded at once: where workers are many, a call may be of several videos."""
+    return workers * (MOST_VIDEOS_A_CALL if workers > MANY_DECODERS else 1)

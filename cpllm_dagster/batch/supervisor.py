@@ -21,10 +21,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cpllm_dagster.batch.model_stage import ModelStage, Work
-from cpllm_dagster.batch.placement import Placement, Precision, Workers, cluster_nodes, place
+from cpllm_dagster.batch.placement import MOST_VIDEOS_A_CALL, Placement, Precision, Workers, cluster_nodes, place
 from cpllm_dagster.batch.workers import DecodeReport, DecodeWorker, ModelWorker, VideoAnswer, VideoItem
 from cpllm_model.errors import CPLLMError, VideoError, WorkerLostError
 from cpllm_model.network import checkpoint
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 #: Work that takes about as long as the start of a model worker; with less for each, fewer are started.
 VIDEOS_A_MODEL_WORKER = 16
 PAIRS_A_MODEL_WORKER = 128
+#: Calls of decode workers a second that one driver makes easily: where workers would ask for more, a call is of several
+#: videos. See benchmarks/driver_limit.py.
+CALLS_A_SECOND = 100
 
 
 @dataclass(frozen=True)
@@ -241,9 +245,12 @@ class _Scoring:
     def __init__(
         self, items: Sequence[VideoItem], decoders: ActorPool, models: ActorPool, settings: BatchSettings
     ) -> None:
-        self.unfinished = len(items)
-        self._queue = deque(_Video(item.uri, item=item) for item in items)
+        self.unfinished = self._not_begun = len(items)
+        self._new = iter(items)
+        self._again: deque[_Video] = deque()
         self._decoders = decoders
+        self._decoding = self._reports = 0
+        self._decode_s = 0.0
         self._settings = settings
         self._model = ModelStage(
             models,
@@ -257,33 +264,62 @@ class _Scoring:
     def feed(self) -> None:
         """Give every idle worker work, as far as the samples in memory allow."""
         self._model.feed()
-        room = (self._settings.samples_in_memory or 1) - self._model.load - self._decoders.busy
-        while self._decoders.idle and self._queue and room > 0:
-            video = self._queue.popleft()
-            self._decoders.submit(video, self._settings.decode_deadline_s, partial(_call_decode, video))
-            room -= 1
+        room = (self._settings.samples_in_memory or 1) - self._model.load - self._decoding
+        while room > 0 and self._decoders.idle and (videos := self._next(min(room, self._videos_a_call()))):
+            deadline_s = self._settings.decode_deadline_s * len(videos)
+            self._decoders.submit(videos, deadline_s, partial(_call_decode, videos))
+            self._decoding += len(videos)
+            room -= len(videos)
+
+    def _next(self, most: int) -> list[_Video]:
+        """Give what to decode next: new videos, at last one that is to be decoded again, alone."""
+        videos = [_Video(item.uri, item=item) for item in islice(self._new, most)]
+        self._not_begun -= len(videos)
+        return videos or ([self._again.popleft()] if self._again else [])
+
+    def _videos_a_call(self) -> int:
+        """Give how many videos a decode worker gets at once: one, unless that would be more calls than we can make."""
+        if not self._reports:
+            return 1
+        workers = len(self._decoders.workers)
+        seconds_a_call = workers / CALLS_A_SECOND
+        wanted = seconds_a_call * self._reports / max(self._decode_s, 1e-6)
+        fair = self._not_begun / (2 * workers)
+        roomy = (self._settings.samples_in_memory or 1) / workers
+        return max(1, int(min(wanted, fair, roomy, MOST_VIDEOS_A_CALL)))
 
     def decoded(self, outcome: Outcome) -> list[VideoResult]:
-        """Give the video that an outcome of a decode worker finishes, if it does."""
+        """Give the videos that an outcome of a decode worker finishes."""
         from cpllm_dagster.batch.actor_pool import Answered, Broken, Failed
 
         if isinstance(outcome, Broken):
             raise outcome.error
-        video: _Video = outcome.job
+        videos: list[_Video] = outcome.job
+        self._decoding -= len(videos)
         if isinstance(outcome, Answered):
-            video.report = outcome.value
-            if outcome.value.error:
-                return [_result(video, outcome.value.error)]
-            (self._model.alone if video.attempt > 1 else self._model.waiting).append(video)
-            return []
+            reported = zip(videos, outcome.value, strict=True)
+            return [result for video, report in reported for result in self._reported(video, report)]
         if isinstance(outcome, Failed) and isinstance(outcome.error, CPLLMError):
             raise outcome.error
-        if not video.fails(self._settings.attempts, alone=True):
-            self._decode_again(video)
-            return []
-        if isinstance(outcome, Failed):
-            raise outcome.error
-        return [_result(video, WorkerLostError(video.name, outcome.cause))]
+        given_up = []
+        for video in videos:
+            if not video.fails(self._settings.attempts, alone=len(videos) == 1):
+                self._decode_again(video)
+            elif isinstance(outcome, Failed):
+                raise outcome.error
+            else:
+                given_up.append(_result(video, WorkerLostError(video.name, outcome.cause)))
+        return given_up
+
+    def _reported(self, video: _Video, report: DecodeReport) -> list[VideoResult]:
+        """Take the report of a video, and give the video if that finishes it."""
+        video.report = report
+        self._reports += 1
+        self._decode_s += report.decode_s
+        if report.error:
+            return [_result(video, report.error)]
+        (self._model.alone if video.attempt > 1 else self._model.waiting).append(video)
+        return []
 
     def scored(self, outcome: Outcome) -> list[VideoResult]:
         """Give the videos that an outcome of a model worker finishes."""
@@ -291,7 +327,7 @@ class _Scoring:
 
     def _decode_again(self, video: _Video) -> None:
         video.samples = None
-        self._queue.append(video)
+        self._again.append(video)
 
 
 def _taken(*sources: tuple[ActorPool, Callable[[Outcome], list[Any]]]) -> Iterator[Any]:
@@ -325,9 +361,12 @@ def _result(video: _Video, answer: VideoAnswer | VideoError) -> VideoResult:
     )
 
 
-def _call_decode(video: _Video, actor: Any) -> Any:
-    report, video.samples = actor.decode.options(num_returns=2).remote(video.item)
-    return report
+def _call_decode(videos: list[_Video], actor: Any) -> Any:
+    call = actor.decode_each.options(num_returns=len(videos) + 1)
+    *samples, reports = call.remote([video.item for video in videos])
+    for video, reference in zip(videos, samples, strict=True):
+        video.samples = reference
+    return reports
 
 
 def _call_score(batch: list[_Video], actor: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cpllm_model.predictor import Comparison, Description, Rating, VisualTokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoItem:
     """A video to score, as it was listed."""
 
@@ -78,6 +78,16 @@ class DecodeWorker:
             error = type(found)(item.uri, found.cause)
         plan, damaged = (samples.plan, samples.damaged_frames) if samples else (None, None)
         return DecodeReport(error, plan, damaged, time.monotonic() - started), samples
+
+    def decode_each(self, items: Sequence[VideoItem]) -> Iterator[VideoSamples | list[DecodeReport] | None]:
+        """Decode videos one by one; Ray takes the samples of each as they come, and the reports of all at the end."""
+        reports = []
+        for item in items:
+            report, samples = self.decode(item)
+            reports.append(report)
+            yield samples
+            del samples  # one is in memory at a time
+        yield reports
 
 
 class ModelWorker:

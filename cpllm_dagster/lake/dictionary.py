@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from cpllm_dagster.lake.schemas import KEYS, LOGS, SCHEMAS, SENTENCES, comment, names_as_text, schema
+from cpllm_dagster.lake.schemas import GROWING, KEYS, LOGS, SCHEMAS, SENTENCES, comment, names_as_text, schema
 from cpllm_model.errors import LakeError
 
 #: Trino's procedure for partitions has to be told the schema by name.
@@ -51,6 +51,11 @@ def markdown() -> str:
     ]
     for table_name in SCHEMAS:
         growth = "Grows by one file a run and library." if table_name in LOGS else "One file a library."
+        if table_name in GROWING:
+            growth = (
+                "Grows by one file a run and library; a row holds while `scores` has its version as `ok`: other "
+                "engines join by `video_id`, `etag` and `model_id`."
+            )
         keys = ", ".join(f"`{name}`" for name in ("library", *KEYS[table_name]))
         lines += [f"## {table_name}", "", f"{SENTENCES[table_name]} {growth} Key: {keys}.", ""]
         lines += ["| column | type | null | meaning |", "|---|---|---|---|"]

@@ -335,8 +335,11 @@ KEYS: dict[str, tuple[str, ...]] = {
     "nights": ("run_id",),
 }
 
-#: Tables that grow by one file a run and library; of the others each library has one file, which is replaced.
+#: Tables that grow by one file a run and library, a row a change or run.
 LOGS = ("score_history", "nights")
+#: Tables of large rows, whose files are only added; a manifest says which rows hold. Of all others each library has
+#: one file, which is replaced.
+GROWING = ("features",)
 #: Tables whose key is a pair in either order.
 PAIRS = ("comparisons",)
 

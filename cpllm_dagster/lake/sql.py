@@ -49,6 +49,7 @@ def connect(
     list_files: Callable[[str], list[str]],
     open_file: Callable[[str], Snapshot],
     views: dict[str, str] | None = None,
+    conditions: dict[str, str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open DuckDB with a view for each table; every query sees the files published when it starts.
 
@@ -57,6 +58,7 @@ def connect(
         list_files: table name -> names of its files, each with a folder `library=<percent-quoted>`.
         open_file: file name -> its present version.
         views: queries over these tables by name, each to be a view, too.
+        conditions: what follows FROM in the view of a table, by name; it may name tables before it in `schemas`.
 
     Returns:
         A connection whose views begin with the column `library`; its settings are locked.
@@ -70,7 +72,8 @@ def connect(
         for table_name in schemas:
             connection.execute(
                 f'CREATE VIEW "{table_name}" AS SELECT library, * EXCLUDE (library) FROM read_parquet('  # noqa: S608
-                f"'{_PROTOCOL}://{table_name}/*', hive_partitioning = true, hive_types = {{'library': VARCHAR}})"
+                f"'{_PROTOCOL}://{table_name}/*', hive_partitioning = true, hive_types = {{'library': VARCHAR}}) "
+                + (conditions or {}).get(table_name, "")
             )
         for name, query in (views or {}).items():
             connection.execute(f'CREATE VIEW "{name}" AS {query}')

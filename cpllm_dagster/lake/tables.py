@@ -3,7 +3,8 @@
 In: rows as dicts or Arrow tables. Out: one Parquet file a table and library,
 `<lake>/<table>/library=<percent-quoted name>/data.parquet`, that a reader sees whole or not at all (a name that is
 too long for a folder is cut, and stands whole in the file's metadata); of tables that only grow one file a run,
-`<time>_<run id>.parquet` in the same folder, which is never changed; a library's page
+`<time>_<run id>.parquet` in the same folder, which is never changed; of `features` such files and a manifest
+(see append_only.py); a library's page
 `<lake>/reports/library=<name>/index.html`; parts of a running job under `<lake>/.work`,
 which no table's glob reaches; a DuckDB connection with a view a table.
 Knows nothing of Dagster, Ray or the model.
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -31,10 +32,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cpllm_dagster.lake import sql
+from cpllm_dagster.lake.append_only import WHOLE, AppendOnlyTable, RowView
 from cpllm_dagster.lake.claims import claimed
+from cpllm_dagster.lake.parquet import moment, put_file, write_parquet
 from cpllm_dagster.lake.rows import tidy_names, validate
-from cpllm_dagster.lake.schemas import KEYS, LOGS, RENAMED, SCHEMA_VERSION, SCHEMAS, names_as_text, schema
-from cpllm_dagster.lake.spool import ROWS_AT_ONCE, Spool, is_large, spooled, taken
+from cpllm_dagster.lake.schemas import GROWING, KEYS, LOGS, RENAMED, SCHEMA_VERSION, SCHEMAS, names_as_text, schema
+from cpllm_dagster.lake.spool import Spool, is_large, taken
 from cpllm_dagster.lake.storage import (
     WORK_FOLDER,
     BucketStorage,
@@ -43,16 +46,15 @@ from cpllm_dagster.lake.storage import (
     Snapshot,
     storage_at,
 )
-from cpllm_dagster.lake.views import VIEWS
+from cpllm_dagster.lake.views import CONDITIONS, VIEWS
 from cpllm_model.errors import LakeError
 
 _log = logging.getLogger(__name__)
 
-#: Small groups where a row is large, so that a reader needs little memory.
-_ROWS_PER_GROUP = {name: ROWS_AT_ONCE if is_large(columns) else 65_536 for name, columns in SCHEMAS.items()}
 (_LARGE,) = (table_name for table_name, columns in SCHEMAS.items() if is_large(columns))
 _PARTS_AT_ONCE = 16
-_WHOLE = "data.parquet"
+#: Of tables read from parts so many small ones become one.
+_PIECES_TOGETHER = 256
 #: A file of a table that only grows: when it was recorded, and by which run. Names sort as times do.
 _LOG_NAME = re.compile(r"(\d{8}T\d{12}Z)_[\w.~%-]+\.parquet", re.ASCII)
 #: More bytes no file system takes for the name of a folder.
@@ -142,6 +144,10 @@ class Lake:
         """
         if table_name in LOGS:
             raise LakeError(f"{table_name} only grows: append to it")
+        if table_name in GROWING:
+            table = validate(table_name, rows)
+            self._update(table_name, library, table, None, run_id, model_id)
+            return table
         return self._write(table_name, _file_name(table_name, library), library, rows, run_id, model_id)
 
     def append(
@@ -170,8 +176,54 @@ class Lake:
         """
         if table_name not in LOGS:
             raise LakeError(f"{table_name} does not grow: write it")
-        name = f"{_folder(table_name, library)}/{_moment(recorded_at)}_{quote(run_id, safe='')}.parquet"
+        name = f"{_folder(table_name, library)}/{moment(recorded_at)}_{quote(run_id, safe='')}.parquet"
         return self._write(table_name, name, library, rows, run_id, model_id)
+
+    def update(
+        self,
+        table_name: str,
+        library: str,
+        fresh: pa.Table,
+        holding: pa.Table,
+        *,
+        run_id: str,
+        model_id: str,
+    ) -> bool:
+        """Add rows to a table whose files are only added, and say which rows hold; whether anything has changed.
+
+        Args:
+            table_name: a name in GROWING.
+            library: the library's true name.
+            fresh: rows to add; of a version that is there the older row stays.
+            holding: versions (video_id, etag, model_id) that are to have a row from now on, each video once.
+            run_id, model_id: as for `write`.
+        """
+        return self._update(table_name, library, fresh, holding, run_id, model_id)
+
+    def _update(
+        self, table_name: str, library: str, fresh: pa.Table, holding: pa.Table | None, run_id: str, model_id: str
+    ) -> bool:
+        return self._growing(table_name, library).update(
+            fresh,
+            holding,
+            run_id=run_id,
+            model_id=model_id,
+            require_claim=lambda: self._require_claim(library),
+        )
+
+    def view(self, table_name: str, library: str) -> RowView | None:
+        """Open the present state of a table whose files are only added; None when it was never published.
+
+        Args:
+            table_name: a name in GROWING.
+            library: the library's true name.
+        """
+        return self._growing(table_name, library).view()
+
+    def _growing(self, table_name: str, library: str) -> AppendOnlyTable:
+        if table_name not in GROWING:
+            raise LakeError(f"the files of {table_name} are replaced, not added")
+        return AppendOnlyTable(self._storage, table_name, _folder(table_name, library), library)
 
     def _write(
         self,
@@ -192,7 +244,7 @@ class Lake:
         }
         described = table.replace_schema_metadata(metadata)
         self._require_claim(library)
-        self._publish(name, lambda path: _write_parquet(path, described, _ROWS_PER_GROUP[table_name]))
+        put_file(self._storage, name, lambda path: write_parquet(path, described))
         return table
 
     def write_report(self, library: str, page: str) -> str:
@@ -204,19 +256,11 @@ class Lake:
         """
         name = f"{_report_folder(library)}/index.html"
         self._require_claim(library)
-        self._publish(name, lambda path: path.write_text(page, encoding="utf-8"))
+        put_file(self._storage, name, lambda path: path.write_text(page, encoding="utf-8"))
         return self._storage.address_of(name)
 
-    def _publish(self, name: str, write: Callable[[Path], object]) -> None:
-        with self._storage.work_file() as path:
-            try:
-                write(path)
-            except (pa.ArrowException, OSError) as error:
-                raise LakeError(f"{self.uri}/{name}: cannot be written: {error}") from error
-            self._storage.put(path, name)
-
     def read(self, table_name: str, library: str, columns: list[str] | None = None) -> pa.Table | None:
-        """Return a library's table, or None when it was never published; see `spool` for one that is large.
+        """Return a library's table, or None when it was never published; one that is large lies on the local disk.
 
         Columns have their present names, also where a file of an earlier version has others.
 
@@ -227,6 +271,9 @@ class Lake:
         """
         if table_name in LOGS:
             return self.read_log(table_name, library, columns=columns)
+        if table_name in GROWING:
+            view = self.view(table_name, library)
+            return None if view is None else view.whole(columns)
         return self._read(table_name, _file_name(table_name, library), columns)
 
     def read_log(
@@ -251,7 +298,7 @@ class Lake:
         """Remove the files of tables that only grow that were recorded before a time, and return their names."""
         self._require_claim(library)
         names = [name for table_name in LOGS for name in self._log_files(table_name, library)]
-        old = [name for name in names if name.rpartition("/")[2] < _moment(before)]
+        old = [name for name in names if name.rpartition("/")[2] < moment(before)]
         self._storage.delete(old)
         return old
 
@@ -266,10 +313,6 @@ class Lake:
             file = pq.ParquetFile(self._storage.open(name).reader(), read_dictionary=names)
             older = _older_names(table_name, file.schema_arrow)
             columns = columns and [older.get(column, column) for column in columns]
-            wanted = file.schema_arrow if columns is None else pa.schema([file.schema_arrow.field(c) for c in columns])
-            if is_large(wanted):
-                groups = (file.read_row_group(index, columns) for index in range(file.num_row_groups))
-                return spooled(wanted.remove_metadata(), (group.replace_schema_metadata(None) for group in groups))
             table = file.read(columns=columns)
         except FileNotFoundError:
             return None
@@ -282,6 +325,8 @@ class Lake:
 
         Of a table that only grows they are the newest file's.
         """
+        if table_name in GROWING:
+            return self._growing(table_name, library).metadata()
         names = self._log_files(table_name, library) if table_name in LOGS else [_file_name(table_name, library)]
         if not names:
             return None
@@ -346,7 +391,7 @@ class Lake:
         digest = hashlib.sha256(content).hexdigest()
         name = f"{_parts_folder(library, model_id)}/{time.time_ns():020d}-{digest}.part"
         self._require_claim(library)
-        self._publish(name, lambda path: path.write_bytes(content))
+        put_file(self._storage, name, lambda path: path.write_bytes(content))
         return name
 
     def read_parts(self, library: str, model_id: str) -> tuple[dict[str, pa.Table], list[str]]:
@@ -361,7 +406,7 @@ class Lake:
             are damaged; those are logged and left out.
         """
         names = self._storage.list(_parts_folder(library, model_id))
-        tables = {table_name: [schema.empty_table()] for table_name, schema in SCHEMAS.items() if not is_large(schema)}
+        gathered = {name: _Pieces(columns) for name, columns in SCHEMAS.items() if name != _LARGE}
         damaged = []
         with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool, Spool(SCHEMAS[_LARGE]) as spool:
             for start in range(0, len(names), _PARTS_AT_ONCE):
@@ -371,9 +416,9 @@ class Lake:
                         damaged.append(name)
                         continue
                     for table_name, table in part.items():
-                        (spool.add if table_name == _LARGE else tables[table_name].append)(table)
+                        (spool if table_name == _LARGE else gathered[table_name]).add(table)
             found = {_LARGE: spool.table()}
-        found |= {table_name: pa.concat_tables(pieces) for table_name, pieces in tables.items()}
+        found |= {table_name: pieces.table() for table_name, pieces in gathered.items()}
         return {table_name: _newest(table_name, found[table_name]) for table_name in SCHEMAS}, damaged
 
     def _read_part(self, name: str) -> dict[str, pa.Table] | None:
@@ -423,14 +468,16 @@ class Lake:
             library: the only library that is seen; None is all.
         """
         files = {name: columns for name, columns in SCHEMAS.items() if name not in VIEWS}
-        return sql.connect(files, functools.partial(self._listed, library), self._open_listed, VIEWS)
+        return sql.connect(files, functools.partial(self._listed, library), self._open_listed, VIEWS, CONDITIONS)
 
     def _listed(self, only: str | None, table_name: str) -> list[str]:
         """Return the table's files by names from which hive readers decode the true libraries, however long."""
+        found = [(library, name) for library, name in self._published(table_name) if only in (None, library)]
+        if table_name in GROWING:
+            named = {library: self._growing(table_name, library).files() for library, _ in found}
+            found = [(library, name) for library, name in found if name.rpartition("/")[2] in named[library]]
         return sorted(
-            f"{table_name}/library={_percent_quoted(library)}/{name.rpartition('/')[2]}"
-            for library, name in self._published(table_name)
-            if only is None or library == only
+            f"{table_name}/library={_percent_quoted(library)}/{name.rpartition('/')[2]}" for library, name in found
         )
 
     def _open_listed(self, name: str) -> Snapshot:
@@ -452,17 +499,13 @@ def _report_folder(library: str) -> str:
 
 
 def _file_name(table_name: str, library: str) -> str:
-    return f"{_folder(table_name, library)}/{_WHOLE}"
+    return f"{_folder(table_name, library)}/{WHOLE}"
 
 
 def _is_published(table_name: str, file: str) -> bool:
-    """Tell whether a file of this name, in a library's folder, is of the table."""
-    return bool(_LOG_NAME.fullmatch(file)) if table_name in LOGS else file == _WHOLE
-
-
-def _moment(time_: datetime) -> str:
-    """Give a time as it stands in file names, to the microsecond."""
-    return f"{time_.astimezone(UTC):%Y%m%dT%H%M%S%f}Z"
+    """Tell whether a file of this name, in a library's folder, may be of the table."""
+    added = table_name in LOGS + GROWING and bool(_LOG_NAME.fullmatch(file))
+    return added or (table_name not in LOGS and file == WHOLE)
 
 
 def _parts_folder(library: str, model_id: str) -> str:
@@ -489,17 +532,6 @@ def _percent_quoted(name: str) -> str:
         raise LakeError("a library or model has an empty name")
     # Hive's own word for "no partition" would read as NULL.
     return quoted.replace("__HIVE", "%5F_HIVE", 1) if quoted.startswith("__HIVE") else quoted
-
-
-def _write_parquet(path: Path, table: pa.Table, rows_per_group: int) -> None:
-    plain = names_as_text(table.schema)
-    with pq.ParquetWriter(path, plain, compression="zstd", write_page_checksum=True) as file:
-        for start in range(0, len(table), rows_per_group):
-            # Names become text a group at a time; how the rows arrived must not show in the file's bytes.
-            file.write_table(table.slice(start, rows_per_group).cast(plain).combine_chunks(), rows_per_group)
-    written = pq.read_metadata(path)
-    if written.num_rows != len(table) or not written.schema.to_arrow_schema().equals(plain):
-        raise LakeError(f"{path}: {written.num_rows} of {len(table)} rows stand in it, or in another schema")
 
 
 def _older_names(table_name: str, columns: pa.Schema) -> dict[str, str]:
@@ -533,6 +565,22 @@ def _in_present_columns(table_name: str, snapshot: Snapshot) -> Snapshot:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, names=wanted.names), sink)
     return BytesSnapshot(sink.getvalue().to_pybytes(), snapshot.version)
+
+
+class _Pieces:
+    """Tables of one kind, gathered so that many small ones do not cost more than their rows."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._gathered, self._small = [schema.empty_table()], []
+
+    def add(self, table: pa.Table) -> None:
+        self._small.append(table)
+        if len(self._small) == _PIECES_TOGETHER:
+            self._gathered.append(pa.concat_tables(self._small).combine_chunks())
+            self._small = []
+
+    def table(self) -> pa.Table:
+        return pa.concat_tables([*self._gathered, *self._small])
 
 
 def _newest(table_name: str, table: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The table `videos` as a query over the other tables, what an analyst starts from; and `events`, one a row.
+"""The table `videos` as a query over the other tables, what an analyst starts from; `events`, one a row; conditions.
 
 Out: SQL for DuckDB, which is the view `videos` of `cpllm sql` and makes the published table of the same name, so that
 both always have the same columns and values. Knows nothing of files.
@@ -48,3 +48,8 @@ FROM scores s, unnest(s.events) AS found(e)
 """
 
 VIEWS = {"videos": _VIDEOS, "events": _EVENTS}
+
+#: Which rows of its files a table has: those of versions that are scored.
+CONDITIONS = {
+    "features": "SEMI JOIN (FROM scores WHERE status = 'ok') USING (library, video_id, etag, model_id)",
+}

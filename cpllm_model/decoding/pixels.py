@@ -1,7 +1,7 @@
 """From a decoded frame to arrays: the right way up, 8 bit, one range, one matrix.
 
-Black bars are cropped. A mosaic keeps the stream's own YUV codes at native resolution: nothing is resized, only
-bit depth and range are brought to 8 bit limited. A context frame is RGB, resized by libswscale with its matrix
+Black bars are cropped. A mosaic has YUV codes at native resolution: nothing is resized, only bit depth and range are
+brought to 8 bit limited, and codes of BT.601 to BT.709. A context frame is RGB, resized by libswscale with its matrix
 and range named and its bit-exact paths, so that it does not depend on the machine. Not done: tone mapping (PQ
 and HLG codes are taken as they are) and deinterlacing (combing is an artefact that people see).
 
@@ -174,11 +174,13 @@ class FrameConverter:
             window: what of it to look at, before it is turned; None is the whole.
 
         Returns:
-            uint8 (3, M, M): Y, U, V codes, limited range, the right way up.
+            uint8 (3, M, M): Y, U, V codes of BT.709, limited range, the right way up. Codes of other matrices than
+            BT.601 and BT.709 (BT.2020, SMPTE 240M, FCC) are as they are in the stream.
 
         Raises:
             ValueError: the frame is smaller than a fragment.
         """
+        is_601 = not frame.format.is_rgb and _matrix(frame) == Colorspace.ITU601
         frame = self._planar_420(frame)
         turn = orientation(frame)
         window = window or Window(0, 0, frame.height, frame.width)
@@ -187,10 +189,10 @@ class FrameConverter:
         origins = fragment_origins(y_HW.shape[0], y_HW.shape[1], grid, fragment_px)
         mosaic_3MM = cut_mosaic(y_HW, u_hw, v_hw, origins, fragment_px)
         bits, full_range = _depth_and_range(frame)
-        if bits == 8 and not full_range:
-            return mosaic_3MM
-        luma, chroma = _to_limited_8_bit(bits, full_range)
-        return np.stack([luma[mosaic_3MM[0]], chroma[mosaic_3MM[1]], chroma[mosaic_3MM[2]]])
+        if bits > 8 or full_range:
+            luma, chroma = _to_limited_8_bit(bits, full_range)
+            mosaic_3MM = np.stack([luma[mosaic_3MM[0]], chroma[mosaic_3MM[1]], chroma[mosaic_3MM[2]]])
+        return _to_709(mosaic_3MM) if is_601 else mosaic_3MM
 
     def codes(self, frame: VideoFrame, plane: int, row_step: int, column_step: int) -> np.ndarray:
         """Some codes of a frame, before it is turned, without cropping.
@@ -293,3 +295,27 @@ def _to_limited_8_bit(bits: int, full_range: bool) -> tuple[np.ndarray, np.ndarr
     # Halves round up, as integer shifts do.
     luma, chroma = (np.clip(np.floor(table + 0.5), 0, 255).astype(np.uint8) for table in (luma, chroma))
     return luma, chroma
+
+
+def _to_709(yuv_3HW: np.ndarray) -> np.ndarray:
+    """Convert 8 bit limited-range codes of BT.601 to those of the same R'G'B' in BT.709.
+
+    Without a product of matrices, whose rounding is the machine's.
+    """
+    y_HW, u_HW, v_HW = yuv_3HW.astype(np.float64) - np.array([16, 128, 128])[:, None, None]
+    found = [
+        a * y_HW + b * u_HW + c * v_HW + offset + 0.5
+        for (a, b, c), offset in zip(_601_TO_709.tolist(), (16, 128, 128), strict=True)
+    ]
+    return np.clip(np.floor(found), 0, 255).astype(np.uint8)
+
+
+def _codes_of_rgb(red: float, blue: float) -> np.ndarray:
+    """Limited-range codes, without offsets, by R'G'B' in 0-1, for a matrix's weights of red and blue in luma."""
+    luma = np.array([red, 1 - red - blue, blue])
+    u, v = ((np.eye(3)[channel] - luma) / (2 * (1 - luma[channel])) for channel in (2, 0))
+    return np.array([219 * luma, 224 * u, 224 * v])
+
+
+#: Rec. ITU-R BT.601-7, 2.5.1, and BT.709-6, 3.2.
+_601_TO_709 = _codes_of_rgb(0.2126, 0.0722) @ np.linalg.inv(_codes_of_rgb(0.299, 0.114))

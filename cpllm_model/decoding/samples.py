@@ -181,8 +181,8 @@ class VideoSamples:
         segment_has_picture: bool (N,), False where a segment shows black, a flat colour, bars or credits.
         burst_interval_s: float64 (N,), mean time from frame to frame of each burst, finite and positive.
         context_NMCHW: uint8 RGB, full range, whole frames resized to a square, in order of time.
-        bursts_NTCHW: uint8 YUV codes of the stream's own matrix in limited range, mosaics of fragments at
-            native resolution, chroma repeated to 4:4:4.
+        bursts_NTCHW: uint8 YUV codes of BT.709 in limited range (where the stream's matrix is BT.601 or BT.709),
+            mosaics of fragments at native resolution, chroma repeated to 4:4:4.
         events: at most MAX_EVENTS, in order of their start.
     """
 

@@ -22,7 +22,7 @@ HUB_PARTS = {
 
 #: What decides a score beside the weights: which frames and crops are seen, what is computed of them, what is asked. A
 #: change of any of these takes a new number here; a model of another number is refused rather than misread.
-VERSIONS = {"sampling": 3, "statistics": 2, "prompts": 3}
+VERSIONS = {"sampling": 4, "statistics": 2, "prompts": 3}
 
 
 #: Seconds of video to a look, and most looks, of every size.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ import pytest
 from cpllm_dagster.assets.comparison_graph import ComparisonGraph, TokenTable, frozen_shares
 from cpllm_dagster.lake.rows import validate
 from cpllm_dagster.lake.schemas import SCHEMAS
+from cpllm_dagster.lake.tables import Lake
+from cpllm_model.errors import LakeError
 from cpllm_model.ranking import TOLD_APART
 
 MODEL = "tiny-000000000000"
@@ -145,14 +148,23 @@ def test_comparisons_of_another_model_do_not_hold() -> None:
     assert len(graph_of(names(5), other).table()) == 0
 
 
-def test_tokens_come_back_as_they_were() -> None:
+def test_tokens_come_back_as_they_were(tmp_path: Path) -> None:
+    """Those of the videos that were asked for."""
     tokens_NLD = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
-    row = {"video_id": "a", "etag": "1", "model_id": MODEL, "segment_start_s": [0.0, 2.5]}
+    row = {"etag": "1", "model_id": MODEL, "segment_start_s": [0.0, 2.5]}
     row |= {"tokens": tokens_NLD.tobytes(), "tokens_shape": [2, 3, 4]}
-    table = TokenTable(pa.Table.from_pylist([row], SCHEMAS["features"]), scores({"a": "1"}))
-    assert list(table) == ["a"] and len(table) == 1
+    lake = Lake(str(tmp_path))
+    lake.write("features", "films", [row | {"video_id": name} for name in "abc"], run_id="r", model_id=MODEL)
+    view = lake.view("features", "films")
+    assert view is not None
+    table = TokenTable(view, scores({"a": "1"}))
+    table.fetch(["b"])
+    table.fetch(["a", "b"])
+    assert sorted(table) == ["a", "b"] and len(table) == 2
     assert np.array_equal(table["a"].tokens_NLD, tokens_NLD)
     assert table["a"].segment_start_s.tolist() == [0.0, 2.5]
+    with pytest.raises(LakeError, match="no tokens of 1 videos"):
+        table.fetch(["d", "a"])
     assert table["a"].frozen_share == 0.0
 
 
@@ -187,7 +199,7 @@ def event(kind: str, start_s: float, end_s: float) -> dict[str, float | str]:
     return {"kind": kind, "start_s": start_s, "end_s": end_s, "share": 1.0}
 
 
-def test_tokens_know_how_long_a_video_is_frozen() -> None:
+def test_tokens_know_how_long_a_video_is_frozen(tmp_path: Path) -> None:
     events = {"a": [event("black", 0, 4), event("freeze", 4, 9), event("freeze", 8, 10)], "b": [event("black", 0, 4)]}
     rows = scores(names(3) | {"a": "1", "b": "1"}).to_pylist()
     for row in rows:
@@ -198,7 +210,12 @@ def test_tokens_know_how_long_a_video_is_frozen() -> None:
 
     feature = {"video_id": "a", "etag": "1", "model_id": MODEL, "segment_start_s": [0.0]}
     feature |= {"tokens": np.zeros((1, 3, 4), np.float16).tobytes(), "tokens_shape": [1, 3, 4]}
-    tokens = TokenTable(pa.Table.from_pylist([feature], SCHEMAS["features"]), table)
+    lake = Lake(str(tmp_path))
+    lake.write("features", "films", [feature], run_id="r", model_id=MODEL)
+    view = lake.view("features", "films")
+    assert view is not None
+    tokens = TokenTable(view, table)
+    tokens.fetch("a")
     assert tokens["a"].frozen_share == 0.3
 
 

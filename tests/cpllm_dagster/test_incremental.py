@@ -125,15 +125,14 @@ def test_a_broken_run_is_gone_on_from() -> None:
     )
     found = plan([catalog_row(video) for video in "abcde"], tables(answer("a")), parts)
     assert todo(found) == ["c", "d"]
-    assert found.recovered["scores"]["video_id"].to_pylist() == ["b", "e"]
-    assert found.recovered["descriptions"]["video_id"].to_pylist() == ["b"]
+    assert found.recovered["video_id"].to_pylist() == ["b", "e"]
     assert not found.complete
 
 
 def test_what_is_published_is_not_recovered_again() -> None:
     found = plan([catalog_row("a")], tables(answer("a")), tables(answer("a")))
     assert found.complete
-    assert len(found.recovered["scores"]) == 0
+    assert len(found.recovered) == 0
 
 
 def test_failures_of_the_catalogue_become_score_rows_once() -> None:

@@ -83,4 +83,4 @@ def test_a_row_of_a_version_without_the_columns_counts_as_one_run() -> None:
 def test_a_counted_failure_gets_a_new_row() -> None:
     scores = table(failed("decode_timeout", FIRST_NIGHT, SCHEMAS["scores"].empty_table()))
     again = failed("decode_timeout", FIRST_NIGHT + timedelta(days=1), scores)
-    assert repeated_failures([again], scores, MODEL) == {}
+    assert repeated_failures(table(again), scores, MODEL).tolist() == [False]

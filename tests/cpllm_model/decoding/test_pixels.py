@@ -3,12 +3,14 @@
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cpllm_model.decoding.pixels import FrameConverter
+from cpllm_model.network.processing import yuv_to_rgb
 from tests.cpllm_model.decoding.settings import SETTINGS
 
 
@@ -88,3 +90,51 @@ def test_a_picture_of_the_size_of_a_fragment_is_not_cropped_below_it():
     planes = with_bars(planes_of(30, 60, 8, False, 0), (8, 8, 20, 20))
     window = FrameConverter(SETTINGS).window([frame_of(planes)])
     assert (window.top, window.height) == (0, 46) and (window.left, window.width) == (20, 60)
+
+
+#: Saturated colours, R'G'B' in 0-1.
+COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1], [0.5, 0.2, 0.1], [0.6, 0.6, 0.6]])
+
+
+def codes_by(rgb, red, blue):
+    """Limited-range codes of a colour, by the weights of red and blue in luma (Rec. ITU-R BT.601-7, BT.709-6)."""
+    luma = rgb @ [red, 1 - red - blue, blue]
+    chroma = [224 * (rgb[2] - luma) / (2 - 2 * blue) + 128, 224 * (rgb[0] - luma) / (2 - 2 * red) + 128]
+    return np.array([219 * luma + 16, *chroma])
+
+
+BT_601, BT_709 = (0.299, 0.114), (0.2126, 0.0722)
+
+
+@pytest.mark.parametrize(
+    ("stated", "width", "matrix"),
+    [
+        (5, 64, BT_601), (6, 1280, BT_601), (2, 64, BT_601), (1, 64, BT_709), (2, 1280, BT_709), (1, 1280, BT_709),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("full_range", [False, True])
+def test_one_colour_is_the_same_to_the_model_by_either_matrix(stated, width, matrix, full_range):
+    """Whether the stream states the matrix (AVColorSpace), or is silent and its size decides."""
+    for rgb in COLOURS:
+        codes = codes_by(rgb, *matrix)
+        if full_range:
+            codes = (codes - [16, 128, 128]) * 255 / [219, 224, 224] + [0, 128, 128]
+        y, u, v = np.clip(np.round(codes), 0, 255).astype(np.uint8)
+        planes = [np.full((64, width), y), np.full((32, width // 2), u), np.full((32, width // 2), v)]
+        frame = frame_of(planes, "yuvj420p" if full_range else "yuv420p", full_range)
+        frame.colorspace = stated
+        seen = FrameConverter(SETTINGS).mosaic(frame)
+        np.testing.assert_allclose(seen.reshape(3, -1).T, [codes_by(rgb, *BT_709)] * seen[0].size, atol=1.6)
+        shown = yuv_to_rgb(torch.from_numpy(seen.astype(np.float32))).numpy()[:, 0, 0]
+        np.testing.assert_allclose(shown, rgb, atol=0.012)
+        np.testing.assert_allclose(FrameConverter(SETTINGS).context(frame)[:, 0, 0] / 255, rgb, atol=0.012)
+
+
+def test_codes_of_bt_709_and_of_rgb_stay_as_they_are():
+    planes = planes_of(96, 96, 8, False, 3)
+    frame = frame_of(planes)
+    frame.colorspace = 1
+    np.testing.assert_array_equal(FrameConverter(SETTINGS).mosaic(frame)[0, :32, :32], planes[0][:32, :32])
+    red = VideoFrame.from_ndarray(np.full((64, 64, 3), [255, 0, 0], np.uint8), format="rgb24")
+    expected = np.round(codes_by(np.array([1, 0, 0]), *BT_709))
+    np.testing.assert_allclose(FrameConverter(SETTINGS).mosaic(red)[:, 0, 0], expected, atol=1)
