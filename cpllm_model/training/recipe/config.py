@@ -109,6 +109,8 @@ class Stage:
         bf16: whether matrices are multiplied in bfloat16.
         gradient_checkpointing: whether activations of the transformers are computed again instead of kept.
         ema: decay of an exponential moving average of the weights that replaces them at the end; None is without.
+        blend: share of what the stage learned in the weights at its end; the rest is what it began with (WiSE-FT,
+            Wortsman et al. 2022, arXiv 2109.01903). Below 1 it learns new data and forgets less of the old.
         lora: adapters on the decoder instead of its own weights.
         save_every, validate_every: steps.
     """
@@ -131,6 +133,7 @@ class Stage:
     bf16: bool = True
     gradient_checkpointing: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    blend: Annotated[float, Field(gt=0, le=1)] = 1.0
     lora: Lora | None = None
     save_every: PositiveInt = 200
     validate_every: PositiveInt | None = None

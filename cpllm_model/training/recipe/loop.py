@@ -187,7 +187,11 @@ class StageRun:
             trainer.add_callback(MovingAverage(self.objective, stage.ema))
         checkpoints = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
         whole = [path for path in checkpoints if (path / "trainer_state.json").exists()]
+        begun = {name: value.clone() for name, value in self.objective.state_dict().items()} if stage.blend < 1 else {}
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        for name, value in self.objective.state_dict().items() if begun else ():
+            if value.is_floating_point():
+                value.copy_(torch.lerp(begun[name], value, stage.blend))
         if stage.lora:
             merged: Any = self.model.language_model
             self.model.language_model = merged.merge_and_unload()

@@ -245,6 +245,22 @@ def test_a_part_that_is_frozen_stays(manifest, cache_folder, tmp_path):
         assert {part_of(name) for name in before if not torch.equal(before[name], after[name])} == parts
 
 
+def test_a_blended_stage_ends_between_its_beginning_and_what_it_learned(manifest, cache_folder, tmp_path):
+    stage = {"name": "vision", "objective": "probe", "learns": ["context_encoder", "pixel_encoder"], "steps": 2,
+             "contents": 2, "versions": 2, "segments": [1], "fragments": 1, "warmup_steps": 0}  # fmt: skip
+    ends = []
+    for blend in (1.0, 0.25):
+        config = configuration(manifest, cache_folder, tmp_path / str(blend), stages=[stage | {"blend": blend}])
+        loop.train(config, report=lambda line: None)
+        begun, ended = (loop.load(config.out / name)[0] for name in ("start", "stages/vision/model"))
+        ends.append(ended.state_dict())
+    for name, start in begun.state_dict().items():
+        whole, blended = (end[name] for end in ends)
+        if start.is_floating_point():
+            assert torch.allclose(blended, torch.lerp(start, whole, 0.25), atol=1e-6), name
+    assert not torch.equal(ends[0]["pixel_encoder.cnn.stem.conv.weight"], ends[1]["pixel_encoder.cnn.stem.conv.weight"])
+
+
 def test_dropout_leaves_a_frozen_token_of_statistics_alone():
     model = CPLLMForVideoQuality(CPLLMConfig.tiny(vocab_size=300))
     values = torch.randn(3, len(model.pixel_encoder.statistics_mean))
