@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,15 +79,10 @@ class DecodeWorker:
         plan, damaged = (samples.plan, samples.damaged_frames) if samples else (None, None)
         return DecodeReport(error, plan, damaged, time.monotonic() - started), samples
 
-    def decode_each(self, items: Sequence[VideoItem]) -> Iterator[VideoSamples | list[DecodeReport] | None]:
-        """Decode videos one by one; Ray takes the samples of each as they come, and the reports of all at the end."""
-        reports = []
-        for item in items:
-            report, samples = self.decode(item)
-            reports.append(report)
-            yield samples
-            del samples  # one is in memory at a time
-        yield reports
+    def decode_each(self, items: Sequence[VideoItem]) -> tuple[VideoSamples | list[DecodeReport] | None, ...]:
+        """Decode videos one by one; give the samples of each, and the reports of all at the end."""
+        reports, samples = zip(*map(self.decode, items), strict=True)
+        return *samples, list(reports)
 
 
 class ModelWorker:

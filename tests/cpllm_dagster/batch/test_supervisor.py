@@ -162,7 +162,10 @@ WORKER_PROCESSES = ("ray::FaultyDecodeWorker", "ray::FaultyModelWorker", f'"max_
 
 
 @pytest.mark.usefixtures("faulty_workers")
-def test_a_fault_costs_only_its_video(films: Any) -> None:
+@pytest.mark.parametrize("calls_a_second", [supervisor.CALLS_A_SECOND, 0.01])
+def test_a_fault_costs_only_its_video(films: Any, calls_a_second: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a decode worker gets one video at once or, since the driver is to make few calls, several."""
+    monkeypatch.setattr(supervisor, "CALLS_A_SECOND", calls_a_second)
     expected = {
         "decode-exit": WorkerLostError,
         "decode-hang-once": None,
