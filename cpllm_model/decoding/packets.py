@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,9 +172,13 @@ class Packets:
         found.sort(key=lambda still: (not still.moves, -still.contrast, still.first))
         apart: list[Still] = []
         for still in found:
-            if not any(still.first < other.last and other.first < still.last for other in apart):
-                apart.append(still)
-        return sorted(apart, key=lambda still: still.first)
+            # Those kept so far are in order and apart, so that neighbours alone can overlap: there may be thousands.
+            at = bisect_left(apart, still.first, key=lambda other: other.first)
+            if not any(
+                still.first < other.last and other.first < still.last for other in apart[max(0, at - 1) : at + 1]
+            ):
+                apart.insert(at, still)
+        return apart
 
     def _bridged(self, runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Join runs of plain packets between which a key frame codes the picture anew, and some packets refine it."""
