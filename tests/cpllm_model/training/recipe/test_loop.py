@@ -256,7 +256,8 @@ def test_a_blended_stage_ends_between_its_beginning_and_what_it_learned(manifest
         ends.append(ended.state_dict())
     for name, start in begun.state_dict().items():
         whole, blended = (end[name] for end in ends)
-        if start.is_floating_point():
+        # A new model's statistics are standardised before its first stage.
+        if start.is_floating_point() and "statistics" not in name:
             assert torch.allclose(blended, torch.lerp(start, whole, 0.25), atol=1e-6), name
     assert not torch.equal(ends[0]["pixel_encoder.cnn.stem.conv.weight"], ends[1]["pixel_encoder.cnn.stem.conv.weight"])
 
