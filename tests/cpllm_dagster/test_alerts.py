@@ -149,7 +149,7 @@ def test_a_password_is_not_sent_in_the_clear(mail: MailServer) -> None:
     ("given", "words"),
     [
         ({"webhook": "ftp://host/SECRET"}, "not an http"),
-        ({"mail_to": ("a@b\nBcc: c@d",)}, "no mail address"),
+        ({"mail_to": ("a@b\nBcc: c@d",)}, "is not a mail address"),
         ({"smtp": "http://SECRET"}, "mail server"),
         ({"smtp": "smtp://host:notaport"}, "mail server"),
     ],

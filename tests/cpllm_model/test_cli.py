@@ -223,7 +223,7 @@ def test_rank_and_compare_count_frozen_time_as_scores_do(tmp_path):
         (["score", "{folder}/best.mp4", "--model", "no-such-model"], "no model 'no-such-model'"),
         (
             ["score", "{folder}/best.mp4", "--model", "promoted"],
-            "give its folder here: --model $CPLLM_MODELS_DIR/promoted",
+            "give its folder here, --model $CPLLM_MODELS_URI/promoted",
         ),
         (["score"], "Missing argument"),
         (["score", "{folder}/best.mp4", "-o", "answers.xlsx"], "must end in .csv"),
@@ -241,7 +241,7 @@ def test_the_platforms_name_of_a_model_is_no_model_here(folder, command, monkeyp
     monkeypatch.setenv("CPLLM_MODEL", "promoted")
     done = run(command, f"{folder}/best.mp4")
     assert done.exit_code == 2
-    assert "give its folder here: --model $CPLLM_MODELS_DIR/promoted" in " ".join(done.output.split())
+    assert "give its folder here, --model $CPLLM_MODELS_URI/promoted" in " ".join(done.output.split())
 
 
 def test_a_path_that_is_not_utf8_is_valid_json_and_can_be_had_back():

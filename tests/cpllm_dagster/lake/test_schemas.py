@@ -247,7 +247,7 @@ def test_a_key_twice_is_refused(table_name: str) -> None:
 
 def test_a_pair_in_both_orders_is_one_pair() -> None:
     turned = ROWS["comparisons"] | {"video_id_a": "b2", "video_id_b": "a1"}
-    with pytest.raises(LakeError, match="are there twice"):
+    with pytest.raises(LakeError, match="are duplicated"):
         validate("comparisons", [ROWS["comparisons"], turned])
     others = [ROWS["comparisons"] | {"video_id_b": name} for name in ("b2", "b3")]
     assert len(validate("comparisons", others)) == 2

@@ -220,7 +220,7 @@ def test_the_same_rows_are_the_same_bytes(folder: Path) -> None:
 
 def test_refused_rows_leave_the_table_as_it_was(lake: Lake) -> None:
     publish(lake)
-    with pytest.raises(LakeError, match="are there twice"):
+    with pytest.raises(LakeError, match="are duplicated"):
         lake.write("rankings", "a", rows() + rows(), run_id="run-2", model_id="m")
     assert (lake.metadata("rankings", "a") or {})["run_id"] == "run-1"
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpllm_model.decoding.pixels import FrameConverter
+from cpllm_model.decoding.sampling import fragment_origins
 from cpllm_model.network.processing import yuv_to_rgb
 from tests.cpllm_model.decoding.settings import SETTINGS
 
@@ -134,7 +135,9 @@ def test_codes_of_bt_709_and_of_rgb_stay_as_they_are():
     planes = planes_of(96, 96, 8, False, 3)
     frame = frame_of(planes)
     frame.colorspace = 1
-    np.testing.assert_array_equal(FrameConverter(SETTINGS).mosaic(frame)[0, :32, :32], planes[0][:32, :32])
+    row, column = fragment_origins(96, 96, SETTINGS.fragment_grid, SETTINGS.fragment_px)[0]
+    seen, px = FrameConverter(SETTINGS).mosaic(frame)[0], SETTINGS.fragment_px
+    np.testing.assert_array_equal(seen[:px, :px], planes[0][row : row + px, column : column + px])
     red = VideoFrame.from_ndarray(np.full((64, 64, 3), [255, 0, 0], np.uint8), format="rgb24")
     expected = np.round(codes_by(np.array([1, 0, 0]), *BT_709))
     np.testing.assert_allclose(FrameConverter(SETTINGS).mosaic(red)[:, 0, 0], expected, atol=1)

@@ -96,7 +96,7 @@ def test_parts_keep_their_weights_and_answer_together(parts, tmp_path, context, 
 def test_what_cannot_be_assembled_is_said(parts, tmp_path):
     with pytest.raises(ConfigurationError, match="'huge' is not one of base, large"):
         assemble(tmp_path / "out", size="huge")
-    with pytest.raises(CheckpointError, match="no video encoder"):
+    with pytest.raises(CheckpointError, match="not a video encoder"):
         assemble(
             tmp_path / "out", context=str(parts / "siglip"), pixel=str(parts / "siglip"), text=str(parts / "qwen3")
         )

@@ -160,7 +160,7 @@ def test_weights_from_elsewhere_are_refused(folder, shard, tmp_path):
     shutil.copy(folder / "model.safetensors", tmp_path / "weights.safetensors")
     index = {"metadata": {}, "weight_map": {"pixel_projector.norm.weight": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"index\.json names weights that are no \*\.safetensors of the folder"):
+    with pytest.raises(CheckpointError, match=r"index\.json names weights that are not \*\.safetensors files"):
         checkpoint.resolve(str(folder))
 
 

@@ -15,6 +15,7 @@ from cpllm_model.training.data.distortions import (
     Recipe,
     Step,
     draw_recipes,
+    draw_still_recipes,
     mos_of,
     vmaf_share,
 )
@@ -193,7 +194,11 @@ def test_every_codec_makes_its_share_of_the_ladders():
 
 def test_every_kind_is_drawn():
     drawn = {
-        step.kind for seed in range(60) for recipe in draw_recipes(np.random.default_rng(seed)) for step in recipe.steps
+        step.kind
+        for draw in (draw_recipes, draw_still_recipes)
+        for seed in range(60)
+        for recipe in draw(np.random.default_rng(seed))
+        for step in recipe.steps
     }
     assert drawn == set(KINDS)
 
