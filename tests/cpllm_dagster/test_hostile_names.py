@@ -149,7 +149,8 @@ def test_every_name_is_a_row_and_nothing_lies_outside_the_lake(hostile_run: Host
     # Work files, claims and parts are gone; tables lie where they belong, one a library.
     files = [path.relative_to(folder / "lake").parts for path in (folder / "lake").rglob("*") if path.is_file()]
     assert {len(parts) for parts in files} == {3} and {parts[0] for parts in files} == PUBLISHED | {"reports"}
-    assert len(files) == (len(PUBLISHED) + 1) * len(LIBRARIES)
+    # The table `features` has its rows, their keys and a manifest.
+    assert len(files) == (len(PUBLISHED) + 3) * len(LIBRARIES)
     assert {path.name for path in folder.iterdir()} == {"lake", "home", "work", "videos"}
     assert list((folder / "work").iterdir()) == []
     assert len(list((folder / "videos").iterdir())) == len(LIBRARIES)
