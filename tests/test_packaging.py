@@ -159,3 +159,12 @@ def test_the_core_works_in_a_fresh_environment(fresh: Path, clip: Path, tmp_path
         assert f"pip install 'cpllm[{extra}]'" in refused.stderr and "Traceback" not in refused.stderr
     data = 'from importlib.resources import files as f; print(*(p.name for p in f("cpllm_dagster.demo").iterdir()))'
     assert {"dagster.yaml", "workspace.yaml"} <= set(alone(fresh / "python", "-c", data).stdout.split())
+
+
+def test_the_package_gives_its_public_names_and_imports_no_torch_by_itself():
+    code = (
+        "import sys, cpllm_model; assert 'torch' not in sys.modules; "
+        "from cpllm_model import QualityPredictor; "
+        "assert QualityPredictor.__module__ == 'cpllm_model.predictor' and not hasattr(cpllm_model, 'Nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
