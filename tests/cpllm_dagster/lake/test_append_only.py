@@ -25,14 +25,6 @@ from cpllm_model.errors import LakeError
 FOLDER = "features/library=films"
 
 
-@pytest.fixture(params=["folder", "s3"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
-    if request.param == "folder":
-        return Lake(str(tmp_path / "lake"))
-    bucket = request.getfixturevalue("bucket")
-    return Lake(f"{bucket.uri}/some/prefix", bucket.endpoint_url)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "lake" / FOLDER
