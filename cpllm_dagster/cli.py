@@ -353,16 +353,13 @@ def _write_page(
     from cpllm_dagster import definitions
     from cpllm_dagster.report.key_frames import take_key_frames
     from cpllm_dagster.report.page import library_page, no_pictures
-    from cpllm_dagster.resources import QualityModel, VideoLimits
+    from cpllm_dagster.resources import VideoLimits
     from cpllm_model.network import checkpoint
 
     take, settings = no_pictures, definitions.optional_settings(catalog_uri=catalog, lake=lake, model=model)
     if settings is not None:
         store = definitions.video_store(settings)
-        name = QualityModel(
-            reference=settings.model, models_uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url
-        ).name
-        sampling = checkpoint.sampling_settings(name)
+        sampling = checkpoint.sampling_settings(definitions.quality_model(settings).name)
         take = partial(take_key_frames, store=store, sampling=sampling, limits=VideoLimits().decode_limits())
     page = library_page(tables, library, take)
     try:

@@ -202,7 +202,7 @@ def read_settings(
     if settings.model != PROMOTED:
         checkpoint.resolve(settings.model)
     else:  # which one that is, each run finds out; before the first promotion, training has to load
-        PromotedModels(uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url).open()
+        promoted_models(settings).open()
     return settings
 
 
@@ -220,6 +220,18 @@ def optional_settings(*, catalog_uri: str | None, lake: str | None, model: str |
 def video_store(settings: Settings) -> VideoStore:
     """Open the storage of the videos."""
     return VideoStore(settings.catalog_uri, settings.s3_endpoint_url, settings.exclude, settings.catalog_access)
+
+
+def quality_model(settings: Settings) -> QualityModel:
+    """Name the model that scores."""
+    return QualityModel(
+        reference=settings.model, models_uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url
+    )
+
+
+def promoted_models(settings: Settings) -> PromotedModels:
+    """Name the place of the promoted models."""
+    return PromotedModels(uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url)
 
 
 def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Definitions:
@@ -274,10 +286,8 @@ def build_definitions(settings: Settings, *, keep_ray: bool = False) -> dg.Defin
             "catalog": catalog,
             "lake": lake,
             "limits": VideoLimits(),
-            "model": QualityModel(
-                reference=settings.model, models_uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url
-            ),
-            "models": PromotedModels(uri=settings.models_uri, s3_endpoint_url=settings.s3_endpoint_url),
+            "model": quality_model(settings),
+            "models": promoted_models(settings),
             "ray": BatchRay(address=settings.ray_address, keep=keep_ray, **asdict(settings.workers)),
         },
         # One process a run, so one start of Ray; Ray's actors are what runs in parallel.
