@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cpllm_dagster.batch.model_stage import ModelStage, Work
@@ -245,8 +244,8 @@ class _Scoring:
     def __init__(
         self, items: Sequence[VideoItem], decoders: ActorPool, models: ActorPool, settings: BatchSettings
     ) -> None:
-        self.unfinished = self._not_begun = len(items)
-        self._new = iter(items)
+        self.unfinished = len(items)
+        self._new = deque(items)
         self._again: deque[_Video] = deque()
         self._decoders = decoders
         self._decoding = self._reports = 0
@@ -273,8 +272,8 @@ class _Scoring:
 
     def _next(self, most: int) -> list[_Video]:
         """Give what to decode next: new videos, at last one that is to be decoded again, alone."""
-        videos = [_Video(item.uri, item=item) for item in islice(self._new, most)]
-        self._not_begun -= len(videos)
+        items = [self._new.popleft() for _ in range(min(most, len(self._new)))]
+        videos = [_Video(item.uri, item=item) for item in items]
         return videos or ([self._again.popleft()] if self._again else [])
 
     def _videos_a_call(self) -> int:
@@ -284,7 +283,7 @@ class _Scoring:
         workers = len(self._decoders.workers)
         seconds_a_call = workers / CALLS_A_SECOND
         wanted = seconds_a_call * self._reports / max(self._decode_s, 1e-6)
-        fair = self._not_begun / (2 * workers)
+        fair = len(self._new) / (2 * workers)
         roomy = (self._settings.samples_in_memory or 1) / workers
         return max(1, int(min(wanted, fair, roomy, MOST_VIDEOS_A_CALL)))
 
