@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from cpllm_dagster.assets.retries import rests, with_columns
 from cpllm_dagster.batch.supervisor import VideoItem
-from cpllm_dagster.lake.rows import places
+from cpllm_dagster.lake.rows import places, version_places
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import taken
 from cpllm_model.errors import ArchivedError, VideoError, video_error
@@ -76,9 +76,10 @@ def plan_quality(
     todo_N = readable_N & ~published_N & ~recovered_N
     versions = catalog.select(["video_id", "etag"])
     kept, recovered = (versions.filter(chosen_N) for chosen_N in (published_N | same_failure_N, recovered_N))
+    refusals = catalog.filter(refused_N)
     refused = [
         (item, video_error(row["probe_error_type"], item.uri, row["probe_error_message"]))
-        for item, row in zip(items_of(catalog.filter(refused_N)), catalog.filter(refused_N).to_pylist(), strict=True)
+        for item, row in zip(items_of(refusals), refusals.to_pylist(), strict=True)
     ]
     return QualityPlan(
         kept=kept,
@@ -140,9 +141,5 @@ def _there(table: pa.Table, versions: pa.Table, model_id: str) -> np.ndarray:
 
 def _places(table: pa.Table, versions: pa.Table, model_id: str) -> np.ndarray:
     """Give where among the versions each row stands, -1 where it is of another version or model: int (P,)."""
-    place_P = places(table["video_id"], versions["video_id"])
-    if not len(versions):
-        return place_P
-    etags = versions["etag"].unique()
-    same_P = places(versions["etag"], etags)[place_P] == places(table["etag"], etags)
-    return np.where(same_P & (places(table["model_id"], pa.array([model_id])) == 0), place_P, -1)
+    of_model_P = places(table["model_id"], pa.array([model_id])) == 0
+    return np.where(of_model_P, version_places(table, versions, "etag"), -1)

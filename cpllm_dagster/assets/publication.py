@@ -12,7 +12,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from cpllm_dagster.lake.append_only import VERSION, RowView
+from cpllm_dagster.lake.append_only import RowView
 from cpllm_dagster.lake.rows import key_numbers, validate
 from cpllm_dagster.lake.schemas import SCHEMA_VERSION, SCHEMAS, comment, names_as_text
 from cpllm_dagster.lake.tables import Lake
@@ -112,6 +112,7 @@ def publish_versions(
     lake: Lake,
     table_name: str,
     library: str,
+    old: pa.Table,
     fresh: pa.Table,
     holding: pa.Table,
     *,
@@ -125,6 +126,7 @@ def publish_versions(
     Args:
         lake: where to.
         table_name, library: which.
+        old: versions that have a row so far.
         fresh: the rows to add.
         holding: versions that have a row from now on, those of `fresh` included.
         made: how many rows this run computed.
@@ -134,7 +136,6 @@ def publish_versions(
     Raises:
         LakeError: a version has no row, or the lake cannot be written.
     """
-    old = published_or_empty(lake, table_name, library, VERSION)
     lake.update(table_name, library, fresh, holding, run_id=run_id, model_id=model_id)
     return _result(lake, table_name, library, made, _removed(table_name, old, holding), None, asset_key)
 

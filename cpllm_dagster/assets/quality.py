@@ -45,7 +45,7 @@ from cpllm_dagster.assets.retries import COSTLY_TYPES, earlier_failures, stated
 from cpllm_dagster.batch.supervisor import VideoItem, VideoResult, score_videos
 from cpllm_dagster.catalog.objects import library_name
 from cpllm_dagster.lake.append_only import VERSION, RowView
-from cpllm_dagster.lake.rows import places
+from cpllm_dagster.lake.rows import places, version_places
 from cpllm_dagster.lake.schemas import SCHEMAS
 from cpllm_dagster.lake.spool import ROWS_AT_ONCE, taken
 from cpllm_dagster.lake.tables import Lake
@@ -169,13 +169,14 @@ def quality(
     )
     if len(changes):
         keep_pending(tables, library, changes, night)
-    versions = pa.concat_tables([rows_of(versions, holding, model_id), fresh["features"].select(VERSION)])
+    now_versions = pa.concat_tables([rows_of(versions, holding, model_id), fresh["features"].select(VERSION)])
     yield publish_versions(
         tables,
         "features",
         library,
-        fresh["features"],
         versions,
+        fresh["features"],
+        now_versions,
         made=made["descriptions"],
         run_id=run_id,
         model_id=model_id,
@@ -357,14 +358,8 @@ def repeated_failures(rows: pa.Table, before: pa.Table, model_id: str) -> np.nda
         model_id: whose.
     """
     old = before.filter((pc.field("status") == "failed") & (pc.field("model_id") == model_id))
-    place_N = places(rows["video_id"], old["video_id"])
-    there = old.take(pa.array(place_N, mask=place_N < 0))
-    costly = pa.array(sorted(COSTLY_TYPES))
-    repeated_N = (place_N >= 0) & ~pc.is_in(rows["error_type"], costly).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-    for name in ("etag", "error_type"):
-        equal = pc.equal(rows[name], there[name]).fill_null(False)  # pyright: ignore[reportAttributeAccessIssue]
-        repeated_N &= equal.to_numpy()
-    return repeated_N
+    is_costly_N = places(rows["error_type"], pa.array(sorted(COSTLY_TYPES))) >= 0
+    return (version_places(rows, old, "etag", "error_type") >= 0) & ~is_costly_N
 
 
 def spent(scored: pa.Table) -> dict[str, float]:

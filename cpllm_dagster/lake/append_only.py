@@ -21,11 +21,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cpllm_dagster.lake.parquet import moment, put_file, write_parquet
-from cpllm_dagster.lake.rows import places, validate
+from cpllm_dagster.lake.rows import validate, version_places
 from cpllm_dagster.lake.schemas import SCHEMA_VERSION, SCHEMAS
 from cpllm_dagster.lake.spool import spooled, taken
 from cpllm_dagster.lake.storage import BucketStorage, FolderStorage
@@ -192,7 +191,7 @@ class AppendOnlyTable:
         view = None if holding is None else self.view()
         versions = fresh.select(VERSION) if holding is None else holding
         files, missing_N = self._let_go(view, versions)
-        new_N = np.flatnonzero(_places(fresh.select(VERSION), versions.filter(missing_N)) >= 0)
+        new_N = np.flatnonzero(version_places(fresh, versions.filter(missing_N), *VERSION[1:]) >= 0)
         if len(new_N) != missing_N.sum():
             raise LakeError(f"{self.name} of {self._library!r}: {missing_N.sum() - len(new_N)} versions have no rows")
         new = fresh if len(new_N) == len(fresh) else taken(fresh, new_N)
@@ -244,7 +243,7 @@ class AppendOnlyTable:
         missing_N = np.ones(len(holding), bool)
         if view is None:
             return [], missing_N
-        place_R = _places(view.all_versions, holding)
+        place_R = version_places(view.all_versions, holding, *VERSION[1:])
         missing_N[place_R[place_R >= 0]] = False
         pieces = np.split(place_R, np.cumsum([file.row_count for file in view.files])[:-1])
         return [
@@ -328,16 +327,6 @@ def _to_merge(files: list[RowFile], new: int) -> list[RowFile]:
 def _same(files: list[RowFile], view: RowView) -> bool:
     """Tell whether the same rows hold as before."""
     return all(np.array_equal(a.gone_G, b.gone_G) for a, b in zip(files, view.files, strict=True))
-
-
-def _places(versions: pa.Table, among: pa.Table) -> np.ndarray:
-    """Give where among versions, of each video once, each version stands; -1 where it does not: int (N,)."""
-    place_N = places(versions["video_id"], among["video_id"])
-    there = among.select(["etag", "model_id"]).take(pa.array(place_N, mask=place_N < 0))
-    for name in ("etag", "model_id"):
-        equal = pc.equal(versions[name], there[name]).fill_null(False)  # pyright: ignore[reportAttributeAccessIssue]
-        place_N = np.where(equal.to_numpy(), place_N, -1)
-    return place_N
 
 
 def _keys_name(name: str) -> str:

@@ -86,6 +86,24 @@ def places(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Arra
     return found if numbers is None else found[numbers]
 
 
+def version_places(rows: pa.Table, versions: pa.Table, *names: str) -> np.ndarray:
+    """Give where among versions each row's own stands, -1 where it does not: int (rows,).
+
+    Args:
+        rows: with the columns of `versions`.
+        versions: `video_id`, each once, and what else makes a version.
+        names: the columns beside `video_id` that must be the same, of text.
+    """
+    place_N = places(rows["video_id"], versions["video_id"])
+    if not len(versions):
+        return place_N
+    for name in names:
+        values = versions[name].unique()
+        same_N = places(versions[name], values)[place_N] == places(rows[name], values)
+        place_N = np.where(same_N, place_N, -1)
+    return place_N
+
+
 def _conform(table_name: str, rows: pa.Table | list[dict[str, Any]]) -> pa.Table:
     wanted = schema(table_name)
     given = {name for row in rows for name in row} if isinstance(rows, list) else set(rows.column_names)

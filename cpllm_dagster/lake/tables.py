@@ -474,7 +474,8 @@ class Lake:
         """Return the table's files by names from which hive readers decode the true libraries, however long."""
         found = [(library, name) for library, name in self._published(table_name) if only in (None, library)]
         if table_name in GROWING:
-            named = {library: self._growing(table_name, library).files() for library, _ in found}
+            libraries = {library for library, _ in found}
+            named = {library: self._growing(table_name, library).files() for library in libraries}
             found = [(library, name) for library, name in found if name.rpartition("/")[2] in named[library]]
         return sorted(
             f"{table_name}/library={_percent_quoted(library)}/{name.rpartition('/')[2]}" for library, name in found
