@@ -22,7 +22,6 @@ import numpy as np
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment, Segments
 from rich.table import Column, Table
@@ -391,17 +390,18 @@ def calibrate(
     Figures are of held-out videos; where they show no sure gain, no model is written and the exit status is 1.
     """
     with _told_in_a_sentence("train"):
+        from rich.markdown import Markdown
+
         from cpllm_model.predictor import QualityPredictor
         from cpllm_model.training.calibrate import calibrate as calibrate_model
         from cpllm_model.training.calibrate import require_new, write_calibrated
 
         require_new(out)
+        table = _existing(ratings)
         console = Console(stderr=True)
         _without_loading_bars()
         predictor = QualityPredictor.from_pretrained(model, device)
-        calibration = calibrate_model(
-            predictor, _existing(ratings), videos, scale, lambda line: console.print(_shown(line))
-        )
+        calibration = calibrate_model(predictor, table, videos, scale, lambda line: console.print(_shown(line)))
         Console().print(Markdown("\n".join(calibration.lines())))
         if objection := calibration.fit.objection:
             console.print(_shown(f"cpllm: no model is written. {objection}"))
@@ -575,9 +575,8 @@ def _ranked(answered: list[Answered], predictor: QualityPredictor) -> list[dict[
     from cpllm_model import ranking
 
     good = [one for one in answered if one.tokens and one.rating]
-    scores, stds = (
-        np.array([getattr(one.rating, name) for one in good if one.rating]) for name in ("score", "score_std")
-    )
+    ratings = [one.rating for one in good if one.rating]
+    scores, stds = np.array([one.score for one in ratings]), np.array([one.score_std for one in ratings])
     tokens = [one.tokens for one in good if one.tokens]
 
     pairs_P2, probabilities = np.empty((0, 2), np.int64), np.empty(0)

@@ -50,7 +50,7 @@ from cpllm_model.network.config import VERSIONS
 from cpllm_model.network.modeling import CPLLMForVideoQuality
 from cpllm_model.network.processing import CPLLMProcessor
 from cpllm_model.pooling import joined, with_frozen_time, without
-from cpllm_model.remote import fetched, is_address
+from cpllm_model.remote import MOST_BYTES, fetched, is_address
 from cpllm_model.scale import (
     DISTORTIONS,
     LEVELS,
@@ -351,7 +351,8 @@ class QualityPredictor:
 
     def _decode(self, sandbox: DecodeSandbox, path: str) -> VideoSamples | VideoError:
         try:
-            with fetched(path) if is_address(path) else Path(path).open("rb") as file:
+            most_bytes = min(MOST_BYTES, sandbox.limits.max_file_bytes)
+            with fetched(path, most_bytes) if is_address(path) else Path(path).open("rb") as file:
                 return sandbox.decode(file, path, self.sampling)
         except FileNotFoundError:
             return ObjectMissingError(path, "there is no such file")

@@ -1,15 +1,13 @@
 """A video behind an address becomes a temporary file, which is decoded like any other: libav never gets an address.
 
 In: `https://`, `http://` or `s3://bucket/key`. Out: an open file of bounded size, removed when it is closed; or a typed
-error. boto3, an extra of the package, is imported for s3:// alone; credentials come by its usual chain.
+error. What speaks to the web is imported when it is needed, and boto3, an extra of the package, for s3:// alone;
+credentials come by its usual chain.
 """
 
 from __future__ import annotations
 
-import http.client
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
@@ -58,9 +56,10 @@ def fetched(address: str, most_bytes: int = MOST_BYTES) -> Iterator[BinaryIO]:
     """
     fetch = _fetch_s3 if address.lower().startswith("s3://") else _fetch_http
     with TemporaryFile(prefix="cpllm-") as file:
+        out = _Bounded(file, address, most_bytes)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                fetch(address, _Bounded(file, address, most_bytes))
+                fetch(address, out)
                 break
             except SourceReadError:
                 if attempt == _ATTEMPTS:
@@ -81,35 +80,44 @@ class _Bounded:
 
     def take(self, read: Callable[[int], bytes], size_bytes: int | None) -> None:
         """Take all that `read` gives; `size_bytes` is what the server says."""
-        taken = size_bytes or 0
-        if taken <= self._most_bytes:
-            taken = 0
-            while piece := read(_PIECE_BYTES):
-                taken += len(piece)
-                if taken > self._most_bytes:
-                    break
-                if time.monotonic() > self._deadline:
-                    raise LimitExceededError(self._address, f"it did not arrive within {DEADLINE_S:g} s")
-                self._file.write(piece)
-        if taken > self._most_bytes:
-            raise LimitExceededError(
-                self._address, f"the file is larger than {self._most_bytes / 2**30:g} GiB, the most that is fetched"
-            )
+        taken = 0
+        self._require_room_for(size_bytes or 0)
+        while piece := read(_PIECE_BYTES):
+            taken += len(piece)
+            self._require_room_for(taken)
+            if time.monotonic() > self._deadline:
+                raise LimitExceededError(self._address, f"it did not arrive within {DEADLINE_S:g} s")
+            self._write(piece)
         if size_bytes is not None and taken < size_bytes:
             raise SourceReadError(self._address, f"it broke off after {taken} of {size_bytes} bytes")
 
+    def _require_room_for(self, count: int) -> None:
+        if count > self._most_bytes:
+            raise LimitExceededError(
+                self._address, f"the file is larger than {self._most_bytes / 2**30:g} GiB, the most that is fetched"
+            )
 
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if not newurl.lower().startswith(("http://", "https://")):
-            raise urllib.error.URLError("the server redirects to another kind of address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def _write(self, piece: bytes) -> None:
+        try:
+            self._file.write(piece)
+        except OSError as error:  # of this machine, and not of the connection: another attempt would not help
+            raise LimitExceededError(self._address, f"its temporary file cannot be written: {error.strerror}") from None
 
 
 def _fetch_http(address: str, out: _Bounded) -> None:
-    opener = urllib.request.build_opener(_WebOnly)
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    class WebOnly(urllib.request.HTTPRedirectHandler):
+        """Follows redirections to http and https only."""
+
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if not newurl.lower().startswith(("http://", "https://")):
+                raise urllib.error.URLError("the server redirects to another kind of address")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    opener = urllib.request.build_opener(WebOnly)
     try:
         # The scheme is one of SCHEMES, and redirections keep to the web.
         request = urllib.request.Request(address, headers={"User-Agent": "cpllm"})  # noqa: S310
