@@ -21,6 +21,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass
 
@@ -137,6 +138,13 @@ class Stage:
     lora: Lora | None = None
     save_every: PositiveInt = 200
     validate_every: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _blends_weights(self) -> Stage:
+        """Refuse a blend of adapters, which are factors: half of each is a quarter of what they add."""
+        if self.lora and self.blend < 1:
+            raise ValueError("blend is not possible with lora")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -295,6 +295,7 @@ def test_adapters_are_merged_and_nothing_else_moves(manifest, cache_folder, tmp_
         ({"stages": [{"name": "x", "steps": 1}] * 2}, r"stages: .*several stages are named x"),
         ({"stages": [{"name": "../x", "steps": 1}]}, r"stages\.0\.name"),
         ({"stages": [{"name": "x", "steps": 1, "ema": 1.5}]}, r"stages\.0\.ema"),
+        ({"stages": [{"name": "x", "steps": 1, "blend": 0.5, "lora": {}}]}, r"blend is not possible with lora"),
         ({"stages": [{"name": "x", "steps": 1, "warmup_steps": -1}]}, r"stages\.0\.warmup_steps"),
         ({"cache": {"folder": "x", "margin_px": 15}}, r"cache\.margin_px"),
         ({"workers": -1}, "workers"),
