@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class ViewedVideo:
         """Mean level of each segment, float64 (N,), also of those without a picture."""
         return self.answers[0] @ LEVEL_WEIGHTS
 
-    @property
+    @cached_property
     def pooled_levels(self) -> np.ndarray:
         """Distribution over levels of the whole, float64 (levels,)."""
         rated = self.times.has_picture

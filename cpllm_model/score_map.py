@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from cpllm_model.answers import LEVEL_WEIGHTS
 from cpllm_model.errors import CheckpointError
 from cpllm_model.scale import DISTORTIONS, LEVELS, SCORE_MAX, SCORE_MIN
 
@@ -63,8 +64,7 @@ class ScoreMap:
 
     def to_config(self) -> dict[str, Any]:
         """Give plain values for a model's configuration."""
-        fields = asdict(self)
-        return {"levels": list(fields["levels"]), "per_severity": dict(fields["per_severity"])}
+        return {"levels": list(self.levels), "per_severity": dict(self.per_severity)}
 
     def apply(self, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Move the distributions over levels of a video's segments.
@@ -79,8 +79,7 @@ class ScoreMap:
         return [tilted(levels_NA, self._scores(answers)), *others]
 
     def _scores(self, answers: Sequence[np.ndarray]) -> np.ndarray:
-        weights = np.arange(1, len(LEVELS) + 1)
-        scores = np.interp(answers[0] @ weights, weights, self.levels)
+        scores = np.interp(answers[0] @ LEVEL_WEIGHTS, LEVEL_WEIGHTS, self.levels)
         for name, severity_N in zip(DISTORTIONS, severities(answers).T, strict=True):
             scores = scores + self.per_severity.get(name, 0.0) * severity_N
         return np.clip(scores, SCORE_MIN + END_MARGIN, SCORE_MAX - END_MARGIN)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from cpllm_model.errors import ConfigurationError, VideoError
-from cpllm_model.metrics import Bootstrap, Estimate
+from cpllm_model.metrics import Bootstrap
 from cpllm_model.network import checkpoint
 from cpllm_model.predictor import QualityPredictor
 from cpllm_model.scale import LEVELS, SCORE_MAX, SCORE_MIN
 from cpllm_model.training.data.manifests import LabelledVideo
 from cpllm_model.training.data.rated import collect
-from cpllm_model.training.score_map_fit import FOLDS, REPEATS, Fit, RatedView, enough, fit_score_map
+from cpllm_model.training.score_map_fit import FOLDS, REPEATS, Fit, RatedView, enough, fit_score_map, in_words
 
 BOOTSTRAP = Bootstrap()
 RESULT_NAME = "calibration.json"
@@ -32,7 +32,7 @@ RESULT_NAME = "calibration.json"
 _MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 #: Key of the figures -> what it is called.
 FIGURES = {
-    "rmse": "RMSE", "mae": "mean absolute error", "bias": "score less rating", "srcc": "SRCC", "plcc": "PLCC",
+    "rmse": "RMSE", "mae": "mean absolute error", "bias": "score minus rating", "srcc": "SRCC", "plcc": "PLCC",
     "within_1_std": "ratings within one score_std (should be 0.68)",
     "within_2_std": "within two (should be 0.95)",
 }  # fmt: skip
@@ -72,7 +72,9 @@ class Calibration:
     def lines(self) -> list[str]:
         """Give the figures in Markdown."""
         fit = self.fit
-        rows = [f"| {words} | {_words(fit.before[key])} | {_words(fit.after[key])} |" for key, words in FIGURES.items()]
+        rows = [
+            f"| {words} | {in_words(fit.before[key])} | {in_words(fit.after[key])} |" for key, words in FIGURES.items()
+        ]
         mapped = [
             f"| {level} | {index + 1} | {fit.score_map.levels[index]:.2f} |" for index, level in enumerate(LEVELS)
         ]
@@ -87,7 +89,7 @@ class Calibration:
             "|---|---|---|",
             *rows,
             "",
-            f"The RMSE falls by {_words(fit.gain)}. Figures are of {FOLDS}-fold cross-validation over contents, "
+            f"The RMSE falls by {in_words(fit.gain)}. Figures are of {FOLDS}-fold cross-validation over contents, "
             f"{REPEATS} times; brackets are {BOOTSTRAP.confidence:.0%} intervals over contents.",
             "",
             f"| level | model's score | mapped to{', without severities' if steps else ''} |",
@@ -98,7 +100,7 @@ class Calibration:
             "beyond them the map goes on without evidence.",
             "",
             f"Adding steps of severity of the distortions lowers the RMSE by another "
-            f"{_words(fit.gain_of_severities)}"
+            f"{in_words(fit.gain_of_severities)}"
             + (", and is used:" if steps else ". That is not surely above 0, and is left out."),
             *(["", "| distortion | added per step of severity |", "|---|---|", *steps] if steps else []),
         ]
@@ -210,7 +212,3 @@ def require_new(out: Path) -> None:
     """
     if out.exists():
         raise ConfigurationError(f"{out} is there already; give another folder, or remove it")
-
-
-def _words(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

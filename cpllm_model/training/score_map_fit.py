@@ -85,9 +85,9 @@ class Fit:
         """Say in a sentence why the ratings do not support the map; None if they do."""
         srcc, gain = self.before["srcc"], self.gain
         if not srcc.low > 0:  # said so that no number (NaN) is an objection, too
-            return f"The ratings do not surely rise with the model's scores: SRCC {_words(srcc)}."
+            return f"The ratings do not surely rise with the model's scores: SRCC {in_words(srcc)}."
         if not gain.low > 0:
-            return f"On held-out videos the map does not surely lower the error: RMSE falls by {_words(gain)}."
+            return f"On held-out videos the map does not surely lower the error: RMSE falls by {in_words(gain)}."
         return None
 
 
@@ -294,5 +294,6 @@ def _rmse_fall(
     return bootstrap.estimate(fall, [one.content for one in rated])["fall"]
 
 
-def _words(estimate: Estimate) -> str:
+def in_words(estimate: Estimate) -> str:
+    """Write a figure with its interval."""
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

@@ -38,6 +38,7 @@ SUFFIXES = {"x264": ".mp4", "x265": ".mp4", "vp9": ".webm", "av1": ".mp4", "mpeg
 #: ffmpeg's option ends here; SVT-AV1 itself goes on to 70.
 SVT_CRF_MAX = 63
 RUN_LIMIT_S = 300.0
+#: Without full_chroma_int swscale gives RGB that is up to three codes too dark.
 _RGB_FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 #: glibc gives frames back to the system and fetches them again for each one unless told not to: twice the time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}

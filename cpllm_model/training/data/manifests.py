@@ -20,6 +20,8 @@ from cpllm_model.errors import DataSetError
 
 MANIFEST_NAME = "manifest.parquet"
 SPLITS = ("train", "validation", "test")
+#: Labels that differ by no more are not asked to be told apart, MOS units.
+LEAST_GAP = 0.05
 #: Shares of contents that are held out: for choosing (thresholds, promotion) and for reporting.
 VALIDATION_SHARE, TEST_SHARE = 0.06, 0.12
 

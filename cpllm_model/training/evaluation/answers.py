@@ -22,10 +22,8 @@ import pyarrow.parquet as pq
 
 from cpllm_model.errors import VideoError
 from cpllm_model.predictor import Comparison, Description, QualityPredictor, Rating, ViewedVideo
-from cpllm_model.training.data.manifests import LabelledVideo
+from cpllm_model.training.data.manifests import LEAST_GAP, LabelledVideo
 
-#: Labels that differ by no more are not asked to be told apart, MOS units.
-LEAST_GAP = 0.05
 #: Pairs compared within contents, and as many across.
 PAIRS = 500
 #: Scores of one content that are no further apart are close: there a comparison has to earn its place.

@@ -1,8 +1,8 @@
 """How two models differ on the same videos: paired differences of their figures, and a plot of both.
 
 In: the predictions of both, as evaluation writes them. Out: for each data set the difference of each figure, the other
-model less the first, with its interval; a picture. Both models share every resample of the contents (paired bootstrap),
-so that what makes a content hard for both does not blur what sets them apart.
+model minus the first, with its interval; a picture. Both models share every resample of the contents (paired
+bootstrap), so that what makes a content hard for both does not blur what sets them apart.
 
 Shape legend: N videos, P pairs of versions of one content; an axis of length 2 holds the first and the other model.
 """
@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from cpllm_model.metrics import Bootstrap, Estimate, pearson
 from cpllm_model.scale import SCORE_MAX, SCORE_MIN
-from cpllm_model.training.evaluation.answers import LEAST_GAP
+from cpllm_model.training.data.manifests import LEAST_GAP
 from cpllm_model.training.evaluation.columns import in_order, means
 from cpllm_model.training.evaluation.plots import BLUE, GREY, ORANGE, new_figure, plain_text
 
@@ -105,7 +105,9 @@ def draw_differences(
         found: what `differences` gave.
         out: the PNG file.
     """
-    figure, (left, right) = new_figure(2)
+    rows = [(f"{plain_text(dataset)}: {words}", one[key]["difference"], more)
+            for dataset, one in found.items() for key, (words, more) in FIGURES.items() if key in one]  # fmt: skip
+    figure, (left, right) = new_figure(2, height=max(4.0, 0.36 * len(rows) + 1.6))
     sets = [both for both in _both(first, other).values() if both.rated_N.any()]
     count = sum(int(both.rated_N.sum()) for both in sets)
     alpha = float(np.clip(12 / np.sqrt(max(count, 1)), 0.12, 0.8))
@@ -118,8 +120,6 @@ def draw_differences(
     left.plot(ends, ends, color=GREY, lw=1, ls="--")
     left.set(xlabel="score", ylabel="label (MOS, 1-5)", title=f"{count} rated videos", aspect="equal")
     left.legend(frameon=False, loc="upper left", fontsize="small")
-    rows = [(f"{dataset}: {words}", one[key]["difference"], more)
-            for dataset, one in found.items() for key, (words, more) in FIGURES.items() if key in one]  # fmt: skip
     for place, (_, gap, more) in enumerate(reversed(rows)):
         bounds = [gap.low, gap.high] if np.isfinite(gap.low) else [gap.value, gap.value]
         is_sure = np.isfinite(gap.low) and gap.low * gap.high > 0
@@ -127,8 +127,8 @@ def draw_differences(
         right.plot(bounds, [place, place], color=colour, lw=2)
         right.plot(gap.value, place, "o", color=colour, ms=5)
     right.axvline(0, color=GREY, lw=1)
-    right.set_yticks(range(len(rows)), [plain_text(words) for words, *_ in reversed(rows)], fontsize="small")
-    right.set(xlabel="other less first, coloured where it is sure")
+    right.set_yticks(range(len(rows)), [words for words, *_ in reversed(rows)], fontsize="small")
+    right.set(xlabel="other minus first, coloured where it is sure")
     figure.savefig(out)
     return out
 

@@ -20,7 +20,8 @@ from scipy.stats import rankdata
 
 from cpllm_model.metrics import Bootstrap, correlations, fitted_agreement, pearson, share
 from cpllm_model.scale import LEVELS, level_of
-from cpllm_model.training.evaluation.answers import LEAST_GAP, Answer, DataSetAnswers, order_label
+from cpllm_model.training.data.manifests import LEAST_GAP
+from cpllm_model.training.evaluation.answers import Answer, DataSetAnswers, order_label
 from cpllm_model.training.evaluation.columns import (
     binned,
     by_content,

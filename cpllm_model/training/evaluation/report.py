@@ -188,7 +188,7 @@ def _difference(one: Compared) -> str:
     alt = "Scores of both models against the labels, and the differences with their intervals."
     return (
         f"<h2>{_text(one.other)} compared with {_text(one.first)}</h2><p class=note>{note}</p>"
-        + _table(["data set", "figure", "first", "other", "other less first"], rows)
+        + _table(["data set", "figure", "first", "other", "other minus first"], rows)
         + f"<figure>{_image(one.picture, alt)}<figcaption>{alt}</figcaption></figure>"
     )
 

@@ -27,7 +27,7 @@ from cpllm_model.scale import DISTORTIONS, LEVELS, SCENE_FACTS, SEVERITIES, leve
 from cpllm_model.training.data.clips import Clip, Draw
 from cpllm_model.training.data.descriptions import SceneFacts, describe, named
 from cpllm_model.training.data.distortions import NAMED_FROM
-from cpllm_model.training.data.manifests import LabelledVideo
+from cpllm_model.training.data.manifests import LEAST_GAP, LabelledVideo
 from cpllm_model.training.recipe.config import Part, Tasks
 from cpllm_model.training.recipe.losses import linearity_loss, preference, rank_loss, soft_cross_entropy, soft_labels
 
@@ -52,8 +52,6 @@ HEAD_WIDTH, STREAM_DROPOUT = 256, 0.15
 RANK_WEIGHT, MOS_WEIGHT = 0.5, 2.0
 #: Share of the pairs of one content that are the nearest in quality: where scores do not tell, comparisons should.
 NEAREST_SHARE = 0.5
-#: Versions that differ by less, on the 1-5 scale, are as good as each other.
-LEAST_GAP = 0.05
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import pytest
 from cpllm_dagster.models.comparison import FEWEST_CONTENTS, ModelComparison, compare_predictions
 from cpllm_model.errors import DataSetError
 from cpllm_model.metrics import agreement, pair_accuracy
-from cpllm_model.training.evaluation.answers import LEAST_GAP
+from cpllm_model.training.data.manifests import LEAST_GAP
 
 CONTENTS, VERSIONS = 40, 6
 RNG = np.random.default_rng(5)
