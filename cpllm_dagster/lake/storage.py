@@ -162,10 +162,10 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
         endpoint_url: address of an S3-compatible server; None is AWS.
 
     Raises:
-        LakeError: the address has another scheme or no valid bucket name, or the endpoint is none.
+        LakeError: the address has another scheme or no valid bucket name, or the endpoint is not an http(s) address.
     """
     if endpoint_url is not None and not is_endpoint(endpoint_url):
-        raise LakeError("the lake's S3 endpoint is not an http(s) address, or it contains a password")
+        raise LakeError("the S3 endpoint is not an http(s) address, or it contains a password")
     if not uri.strip():
         raise LakeError("the lake's address is empty; give s3://bucket/prefix or a folder")
     scheme, separator, rest = uri.partition("://")
@@ -179,7 +179,7 @@ def storage_at(uri: str, endpoint_url: str | None = None) -> FolderStorage | Buc
     if not is_bucket(bucket):
         # What stands before an @ may be a secret that somebody put where a bucket name belongs.
         named = without_secrets(uri).removeprefix("s3://").partition("/")[0]
-        raise LakeError(f"{named!r} in the lake's address is not a bucket name")
+        raise LakeError(f"{named!r} in the address is not a bucket name")
     return BucketStorage(bucket, prefix, endpoint_url)
 
 

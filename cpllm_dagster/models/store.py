@@ -16,14 +16,14 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cpllm_dagster.catalog.s3_client import without_secrets
-from cpllm_dagster.lake.storage import BucketStorage, storage_at
+from cpllm_dagster.lake.parquet import put_file
+from cpllm_dagster.lake.storage import storage_at, sync
 from cpllm_dagster.models.promotion import BUNDLED, RECORD_NAME, digest, promote, promoted_folder, publish
-from cpllm_model.errors import CheckpointError, ConfigurationError
+from cpllm_model.errors import CheckpointError, ConfigurationError, LakeError
 from cpllm_model.network import checkpoint
 
 #: In a folder: which models the link has pointed to, the last one last. In a bucket: that, and the promoted one.
@@ -168,8 +168,8 @@ class FolderStore(ModelStore):
 
     def _read(self) -> tuple[str | None, list[str]]:
         folder, path = promoted_folder(self.root), self.root / HISTORY_NAME
-        history = _history(json.loads(path.read_text()), path) if path.exists() else []
-        if folder is not None and (not history or history[-1] != folder.name):
+        history = _history(path.read_text(), path) if path.exists() else []
+        if folder is not None and folder.name in self.ids() and history[-1:] != [folder.name]:
             history.append(folder.name)  # the link was set by hand
         return (folder.name if folder else None), history
 
@@ -177,7 +177,9 @@ class FolderStore(ModelStore):
         promote(self.root / promoted)
         unfinished = self.root / f".{HISTORY_NAME}.unfinished"
         unfinished.write_text(json.dumps(history) + "\n")
+        sync(unfinished)
         unfinished.replace(self.root / HISTORY_NAME)
+        sync(self.root)
 
 
 class BucketStore(ModelStore):
@@ -185,6 +187,7 @@ class BucketStore(ModelStore):
 
     def __init__(self, uri: str, endpoint_url: str | None = None) -> None:
         self.uri, self.endpoint_url = uri.rstrip("/"), endpoint_url
+        self._storage = storage_at(self.uri, endpoint_url)
 
     @property
     def work(self) -> Path:
@@ -198,12 +201,6 @@ class BucketStore(ModelStore):
                 raise ConfigurationError(f"{folder} does not belong to this user: set TMPDIR") from None
         return folder
 
-    @cached_property
-    def _storage(self) -> BucketStorage:
-        storage = storage_at(self.uri, self.endpoint_url)
-        assert isinstance(storage, BucketStorage)
-        return storage
-
     def ids(self) -> list[str]:
         # What lies directly below the prefix is in no folder, and no model.
         names = [PurePosixPath(name).parts for name in self._storage.list("")]
@@ -213,7 +210,7 @@ class BucketStore(ModelStore):
         if not _is_id(model_id):
             raise CheckpointError(f"{model_id!r} is not the id of a model")
         folder = self.work / model_id
-        if folder.is_dir() and checkpoint.model_id(str(folder)) == model_id:
+        if _holds(folder, model_id):
             return folder
         names = [PurePosixPath(name).name for name in self._storage.list(model_id) if name.count("/") == 1]
         if RECORD_NAME not in names:  # which is uploaded last
@@ -253,10 +250,10 @@ class BucketStore(ModelStore):
 
     def _read(self) -> tuple[str | None, list[str]]:
         try:
-            found = json.load(self._storage.open(POINTER_NAME).reader())
+            text = self._storage.open(POINTER_NAME).reader().read()
         except FileNotFoundError:
             return None, []
-        history = _history(found, f"{self.uri}/{POINTER_NAME}")
+        history = _history(text, f"{self.uri}/{POINTER_NAME}")
         return history[-1], history
 
     def _write(self, promoted: str, history: list[str]) -> None:
@@ -264,9 +261,7 @@ class BucketStore(ModelStore):
         self._put_json(history, POINTER_NAME)
 
     def _put_json(self, value: Any, name: str) -> None:
-        with self._storage.work_file() as path:
-            path.write_text(json.dumps(value, indent=2) + "\n")
-            self._storage.put(path, name)
+        put_file(self._storage, name, lambda path: path.write_text(json.dumps(value, indent=2) + "\n"))
 
 
 @dataclass(frozen=True)
@@ -307,16 +302,29 @@ def models_at(uri: str, endpoint_url: str | None = None) -> ModelStore:
         if "://" in uri:
             raise ConfigurationError(f"the place of models {without_secrets(uri)!r} is neither s3://… nor a folder")
         return FolderStore(Path(uri))
-    store = BucketStore(uri, endpoint_url)
-    _ = store._storage
-    return store
+    try:
+        return BucketStore(uri, endpoint_url)
+    except LakeError as error:
+        raise ConfigurationError(f"the place of models: {error}") from None
 
 
 def _is_id(name: str) -> bool:
     return _MODEL_ID.fullmatch(name) is not None
 
 
-def _history(found: Any, where: object) -> list[str]:
-    if not isinstance(found, list) or not found or not all(isinstance(one, str) and _is_id(one) for one in found):
-        raise CheckpointError(f"{where} is no list of models: remove it, and promote a model again")
-    return found
+def _holds(folder: Path, model_id: str) -> bool:
+    """Tell whether a folder is there and is what the id says."""
+    try:
+        return folder.is_dir() and checkpoint.model_id(str(folder)) == model_id
+    except CheckpointError:
+        return False
+
+
+def _history(text: str | bytes, where: object) -> list[str]:
+    try:
+        history = json.loads(text)
+    except ValueError:
+        history = None
+    if not isinstance(history, list) or not history or not all(isinstance(one, str) and _is_id(one) for one in history):
+        raise CheckpointError(f"{where} is not a list of models: remove it, and promote a model again")
+    return history

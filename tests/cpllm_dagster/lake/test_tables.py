@@ -465,8 +465,8 @@ def test_sql_reaches_nothing_but_the_tables_and_writes_nothing(lake: Lake, tmp_p
     [
         ("", "is empty"),
         ("gs://bucket/x", "begins with 'gs'://"),
-        ("s3://", "'' in the lake's address is not a bucket name"),
-        ("s3://key:hunter2@bucket/x", "'bucket' in the lake's address"),
+        ("s3://", "'' in the address is not a bucket name"),
+        ("s3://key:hunter2@bucket/x", "'bucket' in the address"),
     ],
 )
 def test_a_wrong_address_is_told_at_once(uri: str, message: str) -> None:

@@ -124,6 +124,8 @@ def test_a_model_of_a_bucket_is_downloaded_once_and_checked(
     # A copy that was changed is replaced; what the bucket holds under a wrong id is refused.
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert checkpoint.model_id(str(store.fetch(model_id))) == model_id and folder.stat().st_ino != inode
+    (folder / "config.json").unlink()
+    assert checkpoint.model_id(str(store.fetch(model_id))) == model_id
     client = boto3.client("s3", endpoint_url=store.endpoint_url)
     bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
     client.put_object(Bucket=bucket, Key=f"{prefix}/{model_id}/config.json", Body=b"{}")
@@ -161,9 +163,9 @@ def test_an_upload_that_broke_off_is_no_model_and_is_made_whole(store: BucketSto
 def test_a_damaged_pointer_is_said(store: BucketStore) -> None:
     client = boto3.client("s3", endpoint_url=store.endpoint_url)
     bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
-    for body in (b"[]", b"{}", b'["../x"]'):
+    for body in (b"[]", b"{}", b"{", b'["../x"]'):
         client.put_object(Bucket=bucket, Key=f"{prefix}/promoted.json", Body=body)
-        with pytest.raises(CheckpointError, match=r"promoted\.json is no list of models"):
+        with pytest.raises(CheckpointError, match=r"promoted\.json is not a list of models"):
             store.promoted()
 
 
@@ -185,6 +187,22 @@ def test_a_link_that_was_set_by_hand_is_part_of_the_history(tmp_path: Path, cand
     assert store.promoted_id == b and store.go_back() == a
 
 
+def test_a_link_to_what_is_no_model_of_the_place_is_told_and_can_be_replaced(
+    tmp_path: Path, candidates: list[Path]
+) -> None:
+    store = FolderStore(tmp_path / "models")
+    model_id = store.publish(candidates[0], {})
+    shutil.copytree(candidates[1], tmp_path / "models" / "my-model")
+    for target in ("my-model", str(candidates[1])):
+        link = tmp_path / "models" / PROMOTED
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with pytest.raises(CheckpointError, match="there is no model"):
+            store.promoted()
+        store.promote(model_id)
+        assert checkpoint.model_id(store.promoted()) == model_id
+
+
 def test_a_reference_is_found_as_it_is_now(tmp_path: Path, candidates: list[Path]) -> None:
     store = FolderStore(tmp_path / "models")
     first = store.publish(candidates[0], {})
@@ -200,5 +218,5 @@ def test_a_reference_is_found_as_it_is_now(tmp_path: Path, candidates: list[Path
 
 @pytest.mark.parametrize("wrong", ["gs://bucket/models", "s3://a b/models"])
 def test_another_kind_of_place_is_refused(wrong: str) -> None:
-    with pytest.raises(Exception, match=r"neither s3|not a bucket name"):
+    with pytest.raises(ConfigurationError, match=r"neither s3|not a bucket name"):
         models_at(wrong)
