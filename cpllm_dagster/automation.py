@@ -53,7 +53,7 @@ def nightly_schedule(cron: str = NIGHT, timezone: str = "UTC") -> dg.ScheduleDef
         timezone: its IANA time zone.
 
     Raises:
-        ConfigurationError: Dagster takes one of them for none.
+        ConfigurationError: Dagster does not accept one of them.
     """
 
     def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:

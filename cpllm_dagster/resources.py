@@ -134,7 +134,7 @@ class PromotedModels(dg.ConfigurableResource):
         """Open the place.
 
         Raises:
-            ConfigurationError: none is set, or it is no folder and no bucket.
+            ConfigurationError: it is not set, or is neither a folder nor a bucket.
         """
         if self.uri is None:
             raise ConfigurationError(

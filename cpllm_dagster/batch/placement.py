@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 CPU_BATCH, GPU_BATCH = 4, 16
 #: Decoded videos that wait for a model worker by default, in its batches; and at the least.
 BATCHES_WAITING, LEAST_WAITING = 2, 16
-#: Videos that a decode worker gets at once at most; by default only where there are more workers than MANY_DECODERS is
-#: there memory for that many, since fewer workers do not keep a driver busy.
+#: Most videos that a decode worker gets at once. By default there is memory for that many only with more than
+#: MANY_DECODERS workers, since fewer do not keep a driver busy.
 MOST_VIDEOS_A_CALL, MANY_DECODERS = 8, 32
 #: Sums of shares such as 0.4 are not exact.
 ROUNDING = 1e-6

@@ -79,7 +79,7 @@ class Folder:
         """List a library; one that is not there is empty.
 
         Raises:
-            SourceReadError: a folder cannot be read, for another reason than missing permission.
+            SourceReadError: a folder cannot be read; if only the permission is missing, it is left out instead.
         """
         if library == self.loose:
             for entry in self._scan(self.root):

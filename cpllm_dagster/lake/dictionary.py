@@ -53,8 +53,8 @@ def markdown() -> str:
         growth = "Grows by one file a run and library." if table_name in LOGS else "One file a library."
         if table_name in GROWING:
             growth = (
-                "Grows by one file a run and library; a row holds while `scores` has its version as `ok`: other "
-                "engines join by `video_id`, `etag` and `model_id`."
+                "Runs add files and now and then merge them. A row is valid while `scores` has its version as `ok`: "
+                "other engines join by `video_id`, `etag` and `model_id`."
             )
         keys = ", ".join(f"`{name}`" for name in ("library", *KEYS[table_name]))
         lines += [f"## {table_name}", "", f"{SENTENCES[table_name]} {growth} Key: {keys}.", ""]
